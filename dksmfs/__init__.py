@@ -1,0 +1,1 @@
+"""The DKSM interface without the DKSM kernel."""
