@@ -37,7 +37,8 @@ class Instance:
     mountpoint: str
     socket: str
     root: Root
-    log: str
+    log: str | None = None
+    """Where a daemon in the background writes what goes wrong."""
     created: tuple[str, ...] = ()
     """Directories that the daemon made for the mount point, innermost first."""
 
@@ -120,11 +121,11 @@ def sole(instances: list[Instance]) -> Instance:
 
 @contextmanager
 def claimed(instance: Instance) -> Iterator[Instance]:
-    """Hold the instance file of ``instance`` (with this process's pid) for the length of a block."""
+    """Hold the instance file of ``instance``, with this process's pid, while a block runs."""
     path = instance_path(instance.mountpoint)
     descriptor = take_lock(path)
     if descriptor is None:
-        raise DksmfsError(_in_use(path, instance.mountpoint))
+        raise in_use(instance)
     try:
         mine = replace(instance, pid=os.getpid())
         os.ftruncate(descriptor, 0)
@@ -135,12 +136,11 @@ def claimed(instance: Instance) -> Iterator[Instance]:
         os.close(descriptor)
 
 
-def _in_use(path: Path, mountpoint: str) -> str:
-    record = _read_record(path)
-    by = f" by pid {record.instance.pid}" if record else ""
-    return (
-        f"{mountpoint} is already in use{by}; "
-        "end that instance with `dksmfs umount`, or name another mount point"
+def in_use(instance: Instance) -> DksmfsError:
+    """Return the error for a mount point that a living instance has."""
+    return DksmfsError(
+        f"{instance.mountpoint} is already in use by a running instance; end that one first "
+        f"(dksmfs umount {instance.mountpoint}), or name another mount point"
     )
 
 

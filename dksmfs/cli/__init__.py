@@ -1,0 +1,74 @@
+"""The ``dksmfs`` command."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dksmfs.cli import mount, status, umount
+from dksmfs.cli.frame import remark
+from dksmfs.errors import DksmfsError
+
+COMMANDS = (mount, umount, status)
+"""One module for each command, in the order of ``dksmfs --help``."""
+
+DESCRIPTION = """\
+The DKSM interface without the DKSM kernel: mount the files of /sys/kernel/mm/dksm,
+backed by a simulated machine whose processes share identical pages.
+
+  dksmfs mount                      mount the files, print where they are
+  cat mountpoints/dksm/run          read them as on a real machine
+  dksmfs status                     what is mounted, with all values
+  dksmfs umount                     end it
+"""
+
+EXIT_INTERRUPTED = 128 + 2
+EXIT_BROKEN_PIPE = 128 + 13
+
+
+class _Version(argparse.Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"dksmfs {version('dksmfs')}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands."""
+    parser = argparse.ArgumentParser(
+        prog="dksmfs",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="dksmfs COMMAND --help tells more about a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; errors become one line for people."""
+    try:
+        options = build_parser().parse_args(arguments)
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except DksmfsError as error:
+        remark(str(error))
+        return 1
+    except OSError as error:
+        remark(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    return status

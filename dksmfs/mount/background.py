@@ -1,0 +1,105 @@
+"""Starting a daemon that outlives the command: it reports once, when its files can be read."""
+
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dksmfs.errors import DksmfsError
+from dksmfs.instances import Instance
+
+REPORT_DESCRIPTOR = 3
+LAST_DESCRIPTOR = 1 << 20
+"""More than any process has open: the default hard limit of systemd is 2^19."""
+
+
+def start_in_background(instance: Instance, thp: str) -> Instance:
+    """Start the daemon of ``instance`` and return when its files can be read."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _become_daemon(instance, thp, writer)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            report = pipe.readline()
+        return _started(instance, json.loads(report) if report else {})
+    except (KeyboardInterrupt, OSError):
+        os.kill(child, signal.SIGTERM)  # its own session does not hear Ctrl-C
+        os.waitpid(child, 0)
+        raise
+
+
+def _started(instance: Instance, report: dict[str, Any]) -> Instance:
+    if "error" in report:
+        raise DksmfsError(report["error"])
+    if "pid" not in report:
+        raise DksmfsError(f"the daemon ended before its files could be read; see {instance.log}")
+    next(instance.dksm_directory.iterdir(), None)  # an answer from the mount itself
+    report["created"] = tuple(report["created"])
+    return Instance(**report)
+
+
+def _become_daemon(instance: Instance, thp: str, writer: int) -> NoReturn:
+    """Detach from the caller (its session, directory and descriptors), serve, and exit."""
+    status = 1
+    try:
+        log = _detach(instance, writer)
+        status = _serve(instance, thp)
+        if log.stat().st_size == 0:
+            log.unlink()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _detach(instance: Instance, writer: int) -> Path:
+    os.setsid()
+    os.chdir("/")
+    os.dup2(writer, REPORT_DESCRIPTOR, inheritable=False)
+    os.closerange(REPORT_DESCRIPTOR + 1, LAST_DESCRIPTOR)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    log = Path(instance.log or os.devnull)
+    kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    for standard, opened in ((0, nothing), (1, kept), (2, kept)):
+        os.dup2(opened, standard)
+    for opened in (nothing, kept):
+        os.close(opened)
+    return log
+
+
+def _serve(instance: Instance, thp: str) -> int:
+    with os.fdopen(REPORT_DESCRIPTOR, "wb", buffering=0) as pipe:
+
+        def report(message: dict[str, Any]) -> None:
+            with suppress(BrokenPipeError):  # the command was killed; the daemon goes on
+                pipe.write(json.dumps(message).encode() + b"\n")
+            pipe.close()
+
+        try:
+            serve(instance, thp, lambda started: report(asdict(started)))
+        except DksmfsError as error:
+            if pipe.closed:
+                raise
+            report({"error": str(error)})
+            return 1
+        except Exception as error:
+            if not pipe.closed:
+                report({"error": f"the daemon failed: {error!r}; see {instance.log}"})
+            raise
+    return 0
+
+
+def serve(instance: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
+    """Serve ``instance`` in this process until it is told to end."""
+    # The engine does no linear algebra: without this, numpy starts threads and buffers for it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from dksmfs.mount.daemon import run_daemon
+
+    run_daemon(instance, thp, ready)

@@ -1,0 +1,120 @@
+"""The daemon: one machine, with a mount for the kernel and a socket for the clients.
+
+This is the only module that knows both doors. Everything happens in one thread and one nursery,
+which ends on SIGTERM, SIGINT, SIGHUP, or when somebody unmounts the file system; whatever it made
+goes with it, however it ends.
+"""
+
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from dksmfs.control.server import serve_control
+from dksmfs.errors import DksmfsError
+from dksmfs.instances import DKSM_BELOW_SYS, Instance, claimed
+from dksmfs.kernel.dksm_attrs import dksm_tree, sys_tree
+from dksmfs.kernel.machine import Machine
+from dksmfs.mount.leftovers import detach, remove_directories
+from dksmfs.mount.listening import listening
+from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
+
+
+def run_daemon(instance: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
+    """Serve ``instance`` until it is told to end; call ``ready`` once its files can be read."""
+    trio.run(_serve, instance, thp, ready)
+
+
+async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
+    machine = Machine(thp=thp)
+    tree = sys_tree(machine) if wanted.root == "sys" else dksm_tree(machine)
+    attributes = tree.find(DKSM_BELOW_SYS) if wanted.root == "sys" else tree
+    exclusive = trio.Lock()
+    with ExitStack() as held:
+        # The handlers come first: a signal during the start must not skip what comes after it.
+        signals = held.enter_context(
+            trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        )
+        instance = held.enter_context(claimed(wanted))
+        listener = held.enter_context(listening(instance.socket))
+        held.enter_context(_directory(instance))
+        held.enter_context(mounted(SysfsOperations(tree, exclusive), instance.mountpoint))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
+            nursery.start_soon(_end_on_unmount, nursery.cancel_scope)
+            nursery.start_soon(
+                serve_control,
+                machine,
+                attributes,
+                trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
+                exclusive,
+                None,
+            )
+            ready(instance)
+
+
+async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+async def _end_on_unmount(scope: trio.CancelScope) -> None:
+    await pyfuse3.main()
+    scope.cancel()
+
+
+@contextmanager
+def _directory(instance: Instance) -> Iterator[None]:
+    """Have the mount point's directory for the length of a block."""
+    try:
+        for directory in reversed(instance.created):
+            _make_directory(directory)
+        yield
+    finally:
+        remove_directories(instance.created)
+
+
+def _make_directory(directory: str) -> None:
+    try:
+        Path(directory).mkdir(exist_ok=True)
+    except OSError as error:
+        raise DksmfsError(f"cannot make the directory {directory}: {error.strerror}") from error
+
+
+@contextmanager
+def mounted(operations: pyfuse3.Operations, mountpoint: str) -> Iterator[None]:
+    """Have ``operations`` mounted at ``mountpoint`` for the length of a block."""
+    options = set(pyfuse3.default_options) | MOUNT_OPTIONS
+    if os.geteuid() == 0:
+        options.add("allow_other")  # as in sysfs, every user may look
+    with tempfile.TemporaryFile() as said:
+        try:
+            with _standard_error_in(said.fileno()):
+                pyfuse3.init(operations, mountpoint, options)
+        except RuntimeError as error:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else str(error)
+            raise DksmfsError(f"cannot mount at {mountpoint}: {reason}") from error
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=True)
+        detach(mountpoint)
+
+
+@contextmanager
+def _standard_error_in(descriptor: int) -> Iterator[None]:
+    """Send what C code and ``fusermount3`` print on standard error to ``descriptor``."""
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
