@@ -1,0 +1,157 @@
+"""sysfs: attributes with a show and a store, gathered in directories.
+
+An attribute is a named text that is made when somebody reads it (*show*) and interpreted when
+somebody writes it (*store*). A tree of them is a table that never changes; what it shows does.
+
+This module knows the rules that every attribute of the kernel obeys, whoever reads it: a store gets
+at most one page, an attribute without a store answers EIO, names are listed in the order of their
+hash, numbers and words are parsed as ``lib/kstrtox.c`` and ``lib/string_helpers.c`` do. Modes are
+declared here and enforced by the mount, which is the one that knows who is asking.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+ATTRIBUTE_SIZE = 4096
+"""The size that ``stat`` gives for every attribute, and the most that one store takes (bytes)."""
+
+_LAST_HASH = 0x7FFFFFFF
+_UNSIGNED_INT_MAX = 0xFFFFFFFF
+_UNSIGNED_NUMBER = re.compile(rb"\+?([0-9]+)\n?")
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A file of sysfs: its name, its mode, and the two functions behind it.
+
+    ``show`` returns the whole text. ``store`` gets what was written, and raises ``OSError`` with
+    the kernel's errno if it refuses; an attribute whose ``store`` is None cannot be written.
+    """
+
+    name: str
+    mode: int
+    show: Callable[[], str]
+    store: Callable[[bytes], None] | None = None
+
+    def read(self) -> bytes:
+        """Return the text as it is now (``sysfs_kf_seq_show``: one byte less than a page)."""
+        return self.show().encode()[: ATTRIBUTE_SIZE - 1]
+
+    def write(self, buffer: bytes) -> int:
+        """Store the buffer of one ``write(2)``; return how many bytes of it were taken.
+
+        That is all of it or a page (``kernfs_fop_write_iter``); an empty buffer is not stored
+        (``sysfs_kf_write``). OSError EIO without a store (``kobj_attr_store``).
+        """
+        if not buffer:
+            return 0
+        if self.store is None:
+            raise os_error(errno.EIO)
+        taken = buffer[:ATTRIBUTE_SIZE]
+        self.store(taken)
+        return len(taken)
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory of sysfs: an attribute group, or a place for other directories."""
+
+    name: str
+    children: Mapping[str, "Node"]
+    mode: int = 0o755
+
+    @classmethod
+    def of(cls, name: str, nodes: Sequence["Node"]) -> "Directory":
+        """Make a directory of these nodes."""
+        children = {node.name: node for node in sorted(nodes, key=_sort_key)}
+        assert len(children) == len(nodes), f"two nodes of one name in {name!r}"
+        return cls(name, MappingProxyType(children))
+
+    def __iter__(self) -> Iterator["Node"]:
+        """Walk over the nodes in the order in which the kernel lists them."""
+        return iter(self.children.values())
+
+    def find(self, path: str) -> "Node":
+        """Return the node at this path below the directory; OSError ENOENT or ENOTDIR."""
+        node: Node = self
+        for name in path.split("/"):
+            if isinstance(node, Attribute):
+                raise os_error(errno.ENOTDIR)
+            if name not in ("", "."):
+                node = node.child(name)
+        return node
+
+    def child(self, name: str) -> "Node":
+        """Return the node of this name; OSError ENOENT if there is none."""
+        if name not in self.children:
+            raise os_error(errno.ENOENT)
+        return self.children[name]
+
+
+Node = Attribute | Directory
+
+
+def name_hash(name: str) -> int:
+    """Return where a name stands in its directory, which is also its offset for ``getdents``.
+
+    ``kernfs_name_hash`` on a 64-bit kernel. 0, 1 and INT_MAX are those of ".", ".." and the end.
+    """
+    value = 0
+    for byte in os.fsencode(name):
+        value = (value + (byte << 4) + (byte >> 4)) * 11 & 0xFFFFFFFFFFFFFFFF
+    value = (value * 0x61C8864680B583EB & 0xFFFFFFFFFFFFFFFF) >> 32 & _LAST_HASH
+    if value < 2:
+        value += 2
+    return min(value, _LAST_HASH - 1)
+
+
+def _sort_key(node: Node) -> tuple[int, bytes]:
+    """``kernfs_sd_compare``: by hash, then by name."""
+    return name_hash(node.name), os.fsencode(node.name)
+
+
+def os_error(number: int) -> OSError:
+    """Return the error for an errno, with the text that the C library has for it."""
+    return OSError(number, os.strerror(number))
+
+
+def c_string(buffer: bytes) -> bytes:
+    """Return what C sees of a stored buffer: everything up to the first NUL."""
+    return buffer.partition(b"\0")[0]
+
+
+def kstrtouint(buffer: bytes) -> int:
+    """Parse a decimal ``unsigned int``; OSError EINVAL or ERANGE.
+
+    ``kstrtouint(s, 10, &value)``: an optional plus sign, digits, an optional newline. No blanks.
+    """
+    number = _UNSIGNED_NUMBER.fullmatch(c_string(buffer))
+    if number is None:
+        raise os_error(errno.EINVAL)
+    value = int(number[1])
+    if value > _UNSIGNED_INT_MAX:
+        raise os_error(errno.ERANGE)
+    return value
+
+
+def sysfs_streq(buffer: bytes, word: str) -> bool:
+    """Compare a stored buffer with a word, which a newline may follow (``sysfs_streq``)."""
+    return c_string(buffer).removesuffix(b"\n") == word.encode()
+
+
+def show_choice(words: Sequence[str], chosen: str) -> str:
+    """Return the words of a choice, the chosen one in brackets: ``[always] madvise never``."""
+    shown = (f"[{word}]" if word == chosen else word for word in words)
+    return " ".join(shown) + "\n"
+
+
+def store_choice(words: Sequence[str], buffer: bytes) -> str:
+    """Return which of the words was stored; OSError EINVAL if none of them."""
+    for word in words:
+        if sysfs_streq(buffer, word):
+            return word
+    raise os_error(errno.EINVAL)

@@ -1,0 +1,123 @@
+"""The inodes of a mounted tree: mode, owner, times and extended attributes of each node.
+
+The tree itself never changes; what ``chmod``, ``chown``, ``touch`` and ``setfattr`` change is kept
+here for as long as the mount lives, as sysfs keeps it for as long as the machine runs
+(``struct kernfs_iattrs``).
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, InodeT
+
+from dksmfs.kernel.sysfs import ATTRIBUTE_SIZE, Attribute, Directory, Node, name_hash, os_error
+
+LAST_OFFSET = 0x7FFFFFFF
+"""Both the offset behind the last entry of a directory and the largest file offset of sysfs
+(``MAX_NON_LFS``)."""
+
+_SETTABLE = (b"trusted.", b"security.")
+_READABLE = (*_SETTABLE, b"user.")
+
+
+class Inode:
+    """A node of the tree with the metadata that its users can change."""
+
+    def __init__(self, node: Node, number: InodeT, parent: "Inode | None", now_ns: int) -> None:
+        self.node = node
+        self.parent = parent or self
+        self.children: dict[bytes, Inode] = {}
+        self.xattrs: dict[bytes, bytes] = {}
+        self.attributes = _attributes(node, number, now_ns)
+        self._is_kept = False
+
+    @property
+    def number(self) -> InodeT:
+        """The inode number."""
+        return self.attributes.st_ino
+
+    def entries(self, offset: int) -> Iterator[tuple[bytes, "Inode", int]]:
+        """Walk over a directory from an offset on: name, inode, and the next entry's offset.
+
+        The offset of an entry is the hash of its name (``kernfs_fop_readdir``).
+        """
+        offsets = [0, 1, *(name_hash(os.fsdecode(name)) for name in self.children), LAST_OFFSET]
+        found = [(b".", self), (b"..", self.parent), *self.children.items()]
+        for (name, inode), own, following in zip(found, offsets, offsets[1:], strict=False):
+            if own >= offset:
+                yield name, inode, following
+
+    def keep(self, now_ns: int) -> None:
+        """Be about to change: from the first change on sysfs keeps the times it gives the node
+        now (``kernfs_iattrs``)."""
+        if not self._is_kept:
+            self._is_kept = True
+            self.attributes.st_atime_ns = now_ns
+            self.touch(now_ns)
+
+    def touch(self, now_ns: int) -> None:
+        """Be modified now, as by an open with ``O_TRUNC`` or an ``ftruncate``."""
+        self.attributes.st_mtime_ns = now_ns
+        self.attributes.st_ctime_ns = now_ns
+
+    def set_xattr(self, name: bytes, value: bytes) -> None:
+        """Set an extended attribute; OSError EOPNOTSUPP for the kinds that sysfs does not keep."""
+        if not name.startswith(_SETTABLE):
+            raise os_error(errno.EOPNOTSUPP)
+        self.xattrs[name] = value
+
+    def get_xattr(self, name: bytes) -> bytes:
+        """Return an extended attribute; OSError ENODATA or EOPNOTSUPP."""
+        if not name.startswith(_READABLE):
+            raise os_error(errno.EOPNOTSUPP)
+        if name not in self.xattrs:
+            raise os_error(errno.ENODATA)
+        return self.xattrs[name]
+
+    def remove_xattr(self, name: bytes) -> None:
+        """Remove an extended attribute; OSError ENODATA or EOPNOTSUPP."""
+        if not name.startswith(_SETTABLE):
+            raise os_error(errno.EOPNOTSUPP)
+        if self.xattrs.pop(name, None) is None:
+            raise os_error(errno.ENODATA)
+
+
+def inode_table(root: Directory, now_ns: int) -> dict[InodeT, Inode]:
+    """Give every node of a tree an inode; the root's number is the one that FUSE demands."""
+    table: dict[InodeT, Inode] = {}
+    _add(table, root, None, now_ns)
+    return table
+
+
+def _add(table: dict[InodeT, Inode], node: Node, parent: Inode | None, now_ns: int) -> None:
+    inode = Inode(node, InodeT(pyfuse3.ROOT_INODE + len(table)), parent, now_ns)
+    table[inode.number] = inode
+    if parent is not None:
+        parent.children[os.fsencode(node.name)] = inode
+    if isinstance(node, Directory):
+        for child in node:
+            _add(table, child, inode, now_ns)
+
+
+def _attributes(node: Node, number: InodeT, now_ns: int) -> EntryAttributes:
+    """Return what ``stat`` says of a node that nobody has changed.
+
+    The owner is whoever serves the tree: root as in sysfs, or the user whose private tree it is.
+    The kernel is told to keep nothing, so that every look at a file is a fresh one.
+    """
+    attributes = EntryAttributes()
+    attributes.st_ino = number
+    attributes.entry_timeout = attributes.attr_timeout = 0
+    if isinstance(node, Attribute):
+        kind, attributes.st_nlink, attributes.st_size = stat.S_IFREG, 1, ATTRIBUTE_SIZE
+    else:
+        directories = sum(isinstance(child, Directory) for child in node)
+        kind, attributes.st_nlink, attributes.st_size = stat.S_IFDIR, 2 + directories, 0
+    attributes.st_mode = pyfuse3.ModeT(kind | node.mode)
+    attributes.st_uid, attributes.st_gid = os.geteuid(), os.getegid()
+    attributes.st_blksize, attributes.st_blocks = 4096, 0
+    attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = now_ns
+    return attributes

@@ -1,0 +1,44 @@
+"""An open attribute, as far as its reader can tell.
+
+sysfs reads through the kernel's ``seq_file``: the text is made at the first read, and a read that
+goes on where the last one ended gets the rest of that text, so that a reader who takes one byte at
+a time never sees half of one value and half of another. A read at any other offset, and every read
+at offset 0, makes the text afresh.
+"""
+
+import select
+
+from dksmfs.kernel.sysfs import Attribute
+
+_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+_CHANGED = select.POLLERR | select.POLLPRI
+
+
+class OpenFile:
+    """One open file description of an attribute."""
+
+    __slots__ = ("_position", "_rest", "_shown", "attribute")
+
+    def __init__(self, attribute: Attribute) -> None:
+        self.attribute = attribute
+        self._position = 0
+        self._rest = b""
+        self._shown = False
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes at ``offset`` (``seq_read_iter`` with ``single_start``)."""
+        if offset == 0 or offset != self._position:
+            self._rest = self.attribute.read()[offset:]
+            self._position = offset
+            self._shown = True
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self._position += len(data)
+        return data
+
+    def poll(self) -> int:
+        """Return the events of ``poll(2)`` (``kernfs_generic_poll``).
+
+        A file whose text was never made counts as changed; nothing in dksm ever calls
+        ``sysfs_notify``, so once it was read it never does again.
+        """
+        return _READY if self._shown else _READY | _CHANGED

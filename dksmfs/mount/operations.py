@@ -1,0 +1,266 @@
+"""The file system calls that reach the mount, answered as sysfs answers them.
+
+Most of sysfs's manners are one of three kinds. Permissions are checked by the kernel itself
+(``default_permissions``), but sysfs looks at the mode bits of an attribute even when root opens it,
+which is done here. Contents are never cached: ``direct_io``, and no timeouts. And whatever sysfs
+does not have, the kernel refuses with an errno that depends on the call (``fs/namei.c``).
+"""
+
+# ruff: noqa: ARG002 (the signatures are those of pyfuse3.Operations)
+
+import errno
+import functools
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    PollHandle,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from dksmfs.kernel.sysfs import Attribute, Directory, os_error
+from dksmfs.mount.inodes import LAST_OFFSET, inode_table
+from dksmfs.mount.open_files import OpenFile
+
+MOUNT_OPTIONS: set[str] = {"fsname=dksmfs", "subtype=dksmfs", "nosuid", "nodev", "noexec"}
+"""Beside ``pyfuse3.default_options``: the flags with which systems mount sysfs, and our name."""
+
+_READS, _WRITES = 1, 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a handler raise OSError: here, and only here, it becomes the errno of a FUSE reply."""
+
+    @functools.wraps(handler)
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except OSError as error:
+            raise FUSEError(error.errno or errno.EIO) from error
+
+    return answer
+
+
+def _refused(number: int) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return a handler that refuses every request with this errno."""
+
+    @answered
+    async def refuse(*_request: object) -> None:
+        raise os_error(number)
+
+    return refuse
+
+
+class SysfsOperations(pyfuse3.Operations):
+    """A tree of attributes as a file system.
+
+    Stores take ``exclusive``, the lock of everything that changes the machine; shows never do.
+    """
+
+    supports_dot_lookup = False  # sysfs gives out no file handles (name_to_handle_at)
+
+    def __init__(self, root: Directory, exclusive: trio.Lock) -> None:
+        super().__init__()
+        self._exclusive = exclusive
+        self._inodes = inode_table(root, time.time_ns())
+        self._files: dict[FileHandleT, OpenFile] = {}
+        self._next_handle = 1
+
+    # Finding and describing
+
+    @answered
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        child = self._inodes[parent_inode].children.get(name)
+        if child is None:
+            raise os_error(errno.ENOENT)
+        return child.attributes
+
+    @answered
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._inodes[inode].attributes
+
+    @answered
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        if fields.update_size and attr.st_size > LAST_OFFSET:
+            raise os_error(errno.EFBIG)
+        changed = self._inodes[inode]
+        now_ns = time.time_ns()
+        changed.keep(now_ns)
+        if fields.update_size and fh is not None:
+            changed.touch(now_ns)
+        _copy_attributes(changed.attributes, attr, fields, now_ns)
+        return changed.attributes
+
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_namemax = 255
+        return data
+
+    # Directories
+
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(inode)
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        for name, inode, following in self._inodes[InodeT(fh)].entries(start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), inode.attributes, following):
+                break
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        pass
+
+    # Attributes
+
+    @answered
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        opened = self._inodes[inode]
+        assert isinstance(opened.node, Attribute)
+        _check_mode_bits(opened.attributes.st_mode, flags)
+        if flags & os.O_DIRECT:
+            raise os_error(errno.EINVAL)
+        if flags & os.O_TRUNC:
+            now_ns = time.time_ns()
+            opened.keep(now_ns)
+            opened.touch(now_ns)
+        handle = FileHandleT(self._next_handle)
+        self._next_handle += 1
+        self._files[handle] = OpenFile(opened.node)
+        return FileInfo(fh=handle, direct_io=True)
+
+    @answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return self._files[fh].read(off, size)
+
+    @answered
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        async with self._exclusive:
+            return self._files[fh].attribute.write(buf)
+
+    async def poll(
+        self,
+        inode: InodeT,
+        fh: FileHandleT,
+        poll_handle: PollHandle | None,
+        ctx: RequestContext,
+    ) -> int:
+        # Nothing is ever notified, as in dksm, so the handle is not kept.
+        return self._files[fh].poll()
+
+    async def release(self, fh: FileHandleT) -> None:
+        del self._files[fh]
+
+    # flush and fsync stay unimplemented: the kernel then answers 0 itself, without asking again.
+
+    # Extended attributes
+
+    @answered
+    async def setxattr(
+        self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
+    ) -> None:
+        changed = self._inodes[inode]
+        changed.keep(time.time_ns())
+        changed.set_xattr(name, value)
+
+    @answered
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return self._inodes[inode].get_xattr(name)
+
+    @answered
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        # simple_xattr_list: the trusted ones are for CAP_SYS_ADMIN only
+        names = sorted(self._inodes[inode].xattrs)
+        return [XAttrNameT(n) for n in names if ctx.uid == 0 or not n.startswith(b"trusted.")]
+
+    @answered
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        self._inodes[inode].remove_xattr(name)
+
+    # What sysfs does not have. The kernel has checked names and permissions before it asks.
+
+    create = _refused(errno.EACCES)
+    mkdir = symlink = link = unlink = rmdir = _refused(errno.EPERM)
+    fsyncdir = _refused(errno.EINVAL)
+
+    @answered
+    async def mknod(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        mode: ModeT,
+        rdev: int,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        raise os_error(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
+
+    @answered
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        raise os_error(errno.EINVAL if flags else errno.EPERM)  # kernfs_iop_rename
+
+
+def _check_mode_bits(mode: int, flags: int) -> None:
+    """Refuse what no mode bit allows to anybody, even to root (``kernfs_fop_open``).
+
+    The access mode 3 neither reads nor writes (``OPEN_FMODE``).
+    """
+    wanted = (flags + 1) & os.O_ACCMODE
+    if (wanted & _WRITES and not mode & 0o222) or (wanted & _READS and not mode & 0o444):
+        raise os_error(errno.EACCES)
+
+
+def _copy_attributes(
+    kept: EntryAttributes, wanted: EntryAttributes, fields: SetattrFields, now_ns: int
+) -> None:
+    """Take over what chmod, chown and utimensat ask for (``setattr_copy``).
+
+    A size is accepted and forgotten. Everything else sets the time of change.
+    """
+    if fields.update_mode:
+        kept.st_mode = ModeT(stat.S_IFMT(kept.st_mode) | stat.S_IMODE(wanted.st_mode))
+    if fields.update_uid:
+        kept.st_uid = wanted.st_uid
+    if fields.update_gid:
+        kept.st_gid = wanted.st_gid
+    if fields.update_atime:
+        kept.st_atime_ns = wanted.st_atime_ns
+    if fields.update_mtime:
+        kept.st_mtime_ns = wanted.st_mtime_ns
+    if not fields.update_size:
+        kept.st_ctime_ns = now_ns
