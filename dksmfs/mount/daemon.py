@@ -15,11 +15,14 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from dksmfs import __version__
+from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
 from dksmfs.errors import DksmfsError
 from dksmfs.instances import DKSM_BELOW_SYS, Instance, claimed
 from dksmfs.kernel.dksm_attrs import dksm_tree, sys_tree
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.sysfs import Directory
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
@@ -34,6 +37,7 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
     machine = Machine(thp=thp)
     tree = sys_tree(machine) if wanted.root == "sys" else dksm_tree(machine)
     attributes = tree.find(DKSM_BELOW_SYS) if wanted.root == "sys" else tree
+    assert isinstance(attributes, Directory)
     exclusive = trio.Lock()
     with ExitStack() as held:
         # The handlers come first: a signal during the start must not skip what comes after it.
@@ -53,7 +57,7 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
                 attributes,
                 trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
                 exclusive,
-                None,
+                Hello(__version__, instance.mountpoint, instance.pid),
             )
             ready(instance)
 
