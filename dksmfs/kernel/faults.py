@@ -1,0 +1,237 @@
+"""Page faults: what happens to the page tables when a process reads or writes its memory.
+
+`access` is a load or store by the process itself, which also sets the accessed and dirty bits
+that the hardware sets; `populate` is what mlock does, which only faults.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, ZERO_PFN, Pfns
+from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.pagecache import NO_PAGE, File
+from dksmfs.kernel.paging import (
+    ACCESSED,
+    DIRTY,
+    PRESENT,
+    WRITE,
+    WRITTEN,
+    HugePage,
+    PageTable,
+    Span,
+    spans,
+)
+from dksmfs.kernel.vma import Kind, Prot, Vma
+
+_FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB
+
+Positions = npt.NDArray[np.int64]  # entries of a page table
+
+
+def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
+    """The process loads from, or stores to, each page of the range, which must allow that."""
+    vpn = start
+    while vpn < end:
+        vma = mm.vmas.at(vpn)
+        assert vma is not None
+        limit = min(vma.end, end)
+        populate(mm, vma, vpn, limit, write=write)
+        vpn = limit
+    bits = np.uint8(ACCESSED | DIRTY if write else ACCESSED)
+    for span, table in mm.tables.existing(start, end):
+        if isinstance(table, HugePage):
+            table.flags |= int(bits)
+        else:
+            table.flags[span.low : span.high] |= bits
+
+
+def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> tuple[int, str | None]:
+    """How far accesses from `start` on get: the page of the first one that is fatal, or `end`;
+    and the signal it gets: SIGSEGV, or SIGBUS behind the end of a file."""
+    vpn = start
+    while vpn < end:
+        vma = mm.vmas.at(vpn)
+        if vma is None or vma.prot is Prot.NONE or (write and not vma.writable):
+            return vpn, "SIGSEGV"
+        limit = min(vma.end, end)
+        accessible = end_of_file(vma)
+        if accessible < limit:
+            return max(accessible, vpn), "SIGBUS"
+        vpn = limit
+    return end, None
+
+
+def end_of_file(vma: Vma) -> int:
+    """The first virtual page of the mapping behind the end of its file."""
+    if vma.file is None:
+        return vma.end
+    return min(vma.start + max(vma.file.page_count - vma.pgoff, 0), vma.end)
+
+
+def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> None:
+    """Fault in the pages of a range within `vma`, for a read or a write."""
+    for span in spans(start, end):
+        if vma.kind is Kind.HUGETLB:
+            _fault_hugetlb(mm, span.area, write)
+        elif not _fault_huge(mm, vma, span.area, write):
+            table = mm.table(span.area)
+            if not write:
+                _read_fault(mm, vma, span, table)
+            elif vma.shared:
+                _write_fault_shared(mm, vma, span, table)
+            else:
+                _write_fault_private(mm, vma, span, table)
+
+
+# --- huge pages -----------------------------------------------------------------------------
+
+
+def _fault_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> bool:
+    """Serve the fault by a huge page, if it can be (create_huge_pmd, do_huge_pmd_wp_page)."""
+    huge = mm.tables.get(area)
+    if huge is None and mm.huge_allowed(vma, area):
+        mm.tables[area] = _new_huge(mm, vma, area, write)
+        return True
+    if not isinstance(huge, HugePage):
+        return False
+    if write and not huge.flags & WRITE:
+        parts = mm.frames.mapcount[huge.pfn : huge.pfn + HUGE_PAGES]
+        if huge.zero or parts.max() > 1:
+            return False
+        huge.flags |= WRITTEN
+    return True
+
+
+def _new_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> HugePage:
+    family = mm.prepare_anon_vma(vma)
+    if not write:
+        return HugePage(ZERO_PFN, PRESENT | ACCESSED)
+    head = mm.frames.allocate_huge()
+    parts = np.arange(head, head + HUGE_PAGES)
+    mm.frames.anon_vma[parts] = family
+    mm.frames.pgoff[parts] = vma.linear_page_index(area * HUGE_PAGES) + np.arange(HUGE_PAGES)
+    mm.frames.get_huge(head)
+    return HugePage(head, PRESENT | WRITTEN)
+
+
+def _fault_hugetlb(mm: AddressSpace, area: int, write: bool) -> None:
+    """hugetlb_fault: pages of 2 MiB, copied as a whole."""
+    huge = mm.tables.get(area)
+    assert not isinstance(huge, PageTable)
+    if huge is not None and (not write or huge.flags & WRITE):
+        return
+    if huge is not None and mm.frames.mapcount[huge.pfn] == 1:
+        huge.flags |= WRITTEN
+        return
+    head = mm.frames.allocate_huge()
+    mm.frames.get_huge(head)
+    if huge is not None:
+        every = np.arange(HUGE_PAGES)
+        mm.frames.copy_content(huge.pfn + every, head + every)
+        mm.frames.put_huge(huge.pfn)
+    mm.tables[area] = HugePage(head, PRESENT | (WRITTEN if write else ACCESSED))
+
+
+# --- page-table entries ---------------------------------------------------------------------
+
+
+def _read_fault(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
+    absent = span.low + np.flatnonzero(table.flags[span.low : span.high] & PRESENT == 0)
+    if vma.file is None:
+        table.flags[absent] = PRESENT | ACCESSED  # do_anonymous_page: the zero page
+        return
+    for at in absent.tolist():
+        if not table.flags[at]:
+            _read_fault_file(mm, vma, vma.file, span, table, at)
+
+
+def _read_fault_file(
+    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: int
+) -> None:
+    """do_read_fault: maps what the page cache has nearby (do_fault_around), then the page."""
+    base = span.area * HUGE_PAGES
+    first = max(at - at % _FAULT_AROUND_PAGES, vma.start - base)
+    last = min(first + _FAULT_AROUND_PAGES, HUGE_PAGES, end_of_file(vma) - base)
+    around = np.arange(first, last)
+    cached = file.pfns[vma.linear_page_index(base) + around] != NO_PAGE
+    wanted = around[(table.flags[around] == 0) & (cached | (around == at))]
+    for position in wanted.tolist():
+        _map_file_page(mm, vma, file, span, table, position, _file_entry(vma))
+
+
+def _file_entry(vma: Vma) -> int:
+    writable = vma.shared and vma.writable
+    return PRESENT | ACCESSED | (WRITE if writable else 0)
+
+
+def _map_file_page(
+    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: int, flags: int
+) -> None:
+    pfn = file.page(mm.frames, vma.linear_page_index(span.area * HUGE_PAGES + at))
+    mm.frames.get(np.array([pfn]))
+    table.pfn[at], table.flags[at] = pfn, flags
+
+
+def _write_fault_shared(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
+    assert vma.file is not None
+    for at in _not_writable(span, table).tolist():
+        if table.flags[at]:
+            table.flags[at] |= WRITTEN
+        else:
+            _map_file_page(mm, vma, vma.file, span, table, at, PRESENT | WRITTEN)
+
+
+def _write_fault_private(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
+    """do_wp_page, do_anonymous_page, do_cow_fault: in place if nobody else has the page."""
+    at = _not_writable(span, table)
+    if not len(at):
+        return
+    pfns = table.pfn[at].astype(np.int64)
+    anonymous = mm.frames.anon_vma[pfns] != 0
+    reused = np.zeros(len(at), np.bool_)
+    reused[anonymous] = _sole_user(mm, pfns[anonymous])
+    table.flags[at[reused]] |= WRITTEN
+    _copy_pages(mm, vma, span, table, at[~reused])
+
+
+def _not_writable(span: Span, table: PageTable) -> Positions:
+    return span.low + np.flatnonzero(table.flags[span.low : span.high] & WRITE == 0)
+
+
+def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
+    """Which of the writes to `pfns`, one after the other, finds itself the only user of its frame.
+
+    A frame that several of the entries map, and nobody else, is copied for all but the last.
+    """
+    sole: npt.NDArray[np.bool_] = mm.frames.mapcount[pfns] == 1
+    _, last, counts = np.unique(pfns[::-1], return_index=True, return_counts=True)
+    last = len(pfns) - 1 - last
+    sole[last[mm.frames.mapcount[pfns[last]] == counts]] = True
+    compound = mm.frames.flags[pfns] & COMPOUND != 0
+    for head in np.unique(pfns[compound] // HUGE_PAGES * HUGE_PAGES).tolist():
+        members = np.flatnonzero(pfns // HUGE_PAGES * HUGE_PAGES == head)
+        sole[members] = False
+        sole[members[-1]] = mm.frames.references(head) == len(members)
+    return sole
+
+
+def _copy_pages(mm: AddressSpace, vma: Vma, span: Span, table: PageTable, at: Positions) -> None:
+    """Give each entry a writable frame of its own (wp_page_copy)."""
+    if not len(at):
+        return
+    family = mm.prepare_anon_vma(vma)
+    index = vma.linear_page_index(span.area * HUGE_PAGES) + at
+    present = table.flags[at] != 0
+    old = table.pfn[at].astype(np.int64)
+    source = old.copy()
+    if vma.file is not None:
+        for position in np.flatnonzero(~present).tolist():
+            source[position] = vma.file.page(mm.frames, int(index[position]))
+    new = mm.frames.allocate(len(at))
+    copied = source != ZERO_PFN
+    mm.frames.copy_content(source[copied], new[copied])
+    mm.frames.anon_vma[new] = family
+    mm.frames.pgoff[new] = index
+    mm.frames.get(new)
+    table.pfn[at], table.flags[at] = new, PRESENT | WRITTEN
+    mm.frames.put(old[old != ZERO_PFN])

@@ -1,0 +1,365 @@
+"""One simulated machine: memory, the merge engine, and the processes that use them.
+
+`Machine` has a method for each thing a process can do, and for each view from outside. It does no
+I/O, asks no clock and starts no threads; a method runs to its end, as under the kernel's
+dksm_mutex. Addresses and lengths are in bytes, as in the system calls. Failures are `OSError`
+with the kernel's errno, and leave the machine as the kernel would.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dksmfs.kernel import faults
+from dksmfs.kernel import mmap as calls
+from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent
+from dksmfs.kernel.dksm import Dksm
+from dksmfs.kernel.errors import AccessFault, kernel_error
+from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES
+from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
+from dksmfs.kernel.mm import AddressSpace, Memory, Thp
+from dksmfs.kernel.pagecache import File
+from dksmfs.kernel.paging import HugePage, PageTable
+from dksmfs.kernel.smaps import MappingInfo, mapping_info, present_pages
+from dksmfs.kernel.vma import Kind, Prot
+
+ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
+"""The advices by the name that people write."""
+
+_PROT_LETTERS = {"r": Prot.READ, "w": Prot.WRITE, "x": Prot.EXEC}
+
+
+@dataclass(slots=True)
+class Process:
+    """A process; `name` is a label, and need not be the only one of its kind."""
+
+    pid: int
+    name: str
+    parent: int | None
+    mm: AddressSpace = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process as `ps` shows it; `parent` may have exited. `rss` is in pages."""
+
+    pid: int
+    name: str
+    parent: int | None
+    rss: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    """A page as /proc/PID/pagemap shows it: its frame, or none if absent."""
+
+    pfn: int | None
+    zero: bool
+    huge: bool
+
+
+class Machine:
+    """A machine with DKSM stopped and no processes."""
+
+    def __init__(self, thp: str = "always") -> None:
+        self.memory = Memory(Thp(thp))
+        self.dksm = Dksm(self.memory)
+        self._processes: dict[int, Process] = {}
+        self._last_pid = 0
+        self._files: dict[str, File] = {}
+
+    @property
+    def thp(self) -> str:
+        """The huge page mode: always, madvise or never. Other words are a ValueError."""
+        return self.memory.thp.value
+
+    @thp.setter
+    def thp(self, mode: str) -> None:
+        self.memory.thp = Thp(mode)
+
+    # --- processes --------------------------------------------------------------------------
+
+    def spawn(self, name: str) -> int:
+        """A new process without mappings; returns its pid, which is never used again."""
+        return self._add(name, None, AddressSpace(self.memory))
+
+    def fork(self, pid: int, name: str | None = None) -> int:
+        """fork(2): the child has the parent's name unless given one; returns its pid."""
+        parent = self._process(pid)
+        return self._add(name or parent.name, pid, calls.fork(parent.mm))
+
+    def exit(self, pid: int) -> None:
+        """The process ends; its frames live on as long as others map them."""
+        process = self._process(pid)
+        process.mm.remove(list(process.mm.vmas))
+        del self._processes[pid]
+
+    def processes(self) -> list[ProcessInfo]:
+        """The living processes, the oldest first."""
+        return [
+            ProcessInfo(process.pid, process.name, process.parent, present_pages(process.mm))
+            for process in self._processes.values()
+        ]
+
+    def _add(self, name: str, parent: int | None, mm: AddressSpace) -> int:
+        self._last_pid += 1
+        self._processes[self._last_pid] = Process(self._last_pid, name, parent, mm)
+        return self._last_pid
+
+    def _process(self, pid: int) -> Process:
+        process = self._processes.get(pid)
+        if process is None:
+            raise kernel_error(errno.ESRCH, f"there is no process {pid}")
+        return process
+
+    def _mm(self, pid: int) -> AddressSpace:
+        return self._process(pid).mm
+
+    # --- mappings ---------------------------------------------------------------------------
+
+    def mkfile(self, name: str, pages: int, content: Content) -> None:
+        """Create a file of `pages` pages in memory, in place of one with that name.
+
+        Whoever maps the old file keeps it.
+        """
+        if pages < 1:
+            raise kernel_error(errno.EINVAL, "a file has at least one page")
+        old = self._files.pop(name, None)
+        if old is not None:
+            old.linked = False
+            AddressSpace(self.memory).close(old)
+        file = self._files[name] = File(pages)
+        file.linked = True
+        file.write(self.memory.frames, content)
+
+    def mmap(
+        self,
+        pid: int,
+        length: int,
+        *,
+        prot: str = "rw",
+        kind: str = "anon",
+        address: int | None = None,
+        file: str | None = None,
+        content: Content | None = None,
+    ) -> int:
+        """mmap(2): map `length` bytes, at `address` if given (MAP_FIXED); returns the address.
+
+        `prot` is "none" or letters of "rwx"; `kind` is anon, shared-anon, file-private,
+        file-shared (both of `file`, from its start) or hugetlb. With `content`, the process
+        writes it to the pages before `prot` applies.
+        """
+        mm, wanted, what = self._mm(pid), parse_prot(prot), Kind(kind)
+        if length <= 0:
+            raise kernel_error(errno.EINVAL, "a mapping has at least one byte")
+        mapped = self._file(what, file)
+        start = None if address is None else _page(address)
+        first = wanted if content is None else wanted | Prot.READ | Prot.WRITE
+        pages = _pages(length)
+        start = calls.mmap(mm, start, pages, first, what, mapped)
+        if content is not None:
+            try:
+                self.fill(pid, start * PAGE_SIZE, pages * PAGE_SIZE, content)
+            except AccessFault:
+                calls.munmap(mm, start, start + pages)
+                raise
+            calls.mprotect(mm, start, start + pages, wanted)
+        return start * PAGE_SIZE
+
+    def _file(self, kind: Kind, name: str | None) -> File | None:
+        if kind not in (Kind.FILE_PRIVATE, Kind.FILE_SHARED):
+            if name is not None:
+                raise kernel_error(errno.EINVAL, f"a mapping of kind {kind.value} has no file")
+            return None
+        if name is None or name not in self._files:
+            raise kernel_error(errno.ENOENT, f"there is no file {name!r}")
+        return self._files[name]
+
+    def munmap(self, pid: int, address: int, length: int) -> None:
+        """munmap(2)."""
+        start, end = _range(address, length)
+        if start == end:
+            raise kernel_error(errno.EINVAL, "nothing to unmap: the length is 0")
+        calls.munmap(self._mm(pid), start, end)
+
+    def mprotect(self, pid: int, address: int, length: int, prot: str) -> None:
+        """mprotect(2); `prot` as for `mmap`."""
+        calls.mprotect(self._mm(pid), *_range(address, length), parse_prot(prot))
+
+    def mremap(self, pid: int, address: int, length: int, new_address: int) -> int:
+        """mremap(2) with MREMAP_FIXED and the size unchanged; returns the new address."""
+        start, end = _range(address, length)
+        if start == end:
+            raise kernel_error(errno.EINVAL, "nothing to move: the length is 0")
+        calls.mremap(self._mm(pid), start, end - start, _page(new_address))
+        return new_address
+
+    def mlock(self, pid: int, address: int, length: int) -> None:
+        """mlock(2)."""
+        calls.mlock(self._mm(pid), *_outer_range(address, length))
+
+    def munlock(self, pid: int, address: int, length: int) -> None:
+        """munlock(2)."""
+        calls.munlock(self._mm(pid), *_outer_range(address, length))
+
+    def madvise(self, pid: int, address: int, length: int, advice: int) -> None:
+        """madvise(2); `advice` is one of `ADVICE`, others are EINVAL."""
+        for _ in self.madvise_slices(pid, address, length, advice):
+            pass
+
+    def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
+        """`madvise`, with a pause wherever a long MADV_MERGEABLE may let others look.
+
+        Nothing may change the machine in a pause; failures are raised when asked for the next.
+        """
+        mm = self._mm(pid)
+        start, end = advised_range(address, length, advice)
+        for vma, low, high in advised_mappings(mm, start, end):
+            if advice == Advice.MERGEABLE:
+                yield from self.dksm.advertise(mm, vma, low, high)
+            elif advice != Advice.UNMERGEABLE:
+                apply_advice(mm, vma, low, high, Advice(advice))
+
+    # --- accesses ---------------------------------------------------------------------------
+
+    def read(self, pid: int, address: int, length: int) -> bytes:
+        """The process loads bytes; `AccessFault` if it may not."""
+        mm = self._mm(pid)
+        start, end = _outer_range(address, length)
+        self._access(mm, start, end, write=False)
+        pfns, _ = mm.tables.entries(start, end)
+        offset = address % PAGE_SIZE
+        return self.memory.frames.rows(pfns).tobytes()[offset : offset + length]
+
+    def write(self, pid: int, address: int, data: bytes) -> None:
+        """The process stores bytes; at an `AccessFault` the pages before are written."""
+        mm = self._mm(pid)
+        start, end = _outer_range(address, len(data))
+        fault = self._access_some(mm, start, end, write=True)
+        end = end if fault is None else fault.address // PAGE_SIZE
+        self._store(mm, start, end, address % PAGE_SIZE, data)
+        if fault is not None:
+            raise fault
+
+    def _store(self, mm: AddressSpace, start: int, end: int, offset: int, data: bytes) -> None:
+        pfns, _ = mm.tables.entries(start, end)
+        at = 0
+        if pfns.size and (offset or len(data) < PAGE_SIZE):
+            at = min(PAGE_SIZE - offset, len(data))
+            self.memory.frames.overwrite(int(pfns[0]), offset, data[:at])
+            pfns = pfns[1:]
+        whole = min((len(data) - at) // PAGE_SIZE, len(pfns))
+        if whole:
+            stored = StoredContent(data[at : at + whole * PAGE_SIZE])
+            self.memory.frames.set_content(pfns[:whole], stored, np.arange(whole))
+            at += whole * PAGE_SIZE
+        if whole < len(pfns) and at < len(data):
+            self.memory.frames.overwrite(int(pfns[whole]), 0, data[at:])
+
+    def fill(self, pid: int, address: int, length: int, content: Content) -> None:
+        """The process stores page 0, 1, ... of `content` to the pages of a range of whole pages;
+        at an `AccessFault` the pages before are stored."""
+        mm = self._mm(pid)
+        start, end = _range(address, length)
+        fault = self._access_some(mm, start, end, write=True)
+        end = end if fault is None else fault.address // PAGE_SIZE
+        pfns, _ = mm.tables.entries(start, end)
+        self.memory.frames.set_content(pfns, content, np.arange(len(pfns)))
+        if fault is not None:
+            raise fault
+
+    def touch(self, pid: int, address: int, length: int) -> None:
+        """The process loads a byte of each page; at an `AccessFault` the pages before are read."""
+        self._access(self._mm(pid), *_outer_range(address, length), write=False)
+
+    def _access(self, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
+        fault = self._access_some(mm, start, end, write=write)
+        if fault is not None:
+            raise fault
+
+    def _access_some(
+        self, mm: AddressSpace, start: int, end: int, *, write: bool
+    ) -> AccessFault | None:
+        accessible, signal = faults.reach(mm, start, end, write=write)
+        faults.access(mm, start, accessible, write=write)
+        return None if signal is None else AccessFault(signal, accessible * PAGE_SIZE)
+
+    # --- views from outside: they change nothing --------------------------------------------
+
+    def pagemap(self, pid: int, address: int, length: int) -> list[PageInfo]:
+        """The frame of each page of the range (/proc/PID/pagemap)."""
+        frames = self.memory.frames
+        pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
+        huge = frames.flags[pfns] & COMPOUND != 0
+        return [
+            PageInfo(pfn if present else None, bool(present) and pfn < HUGE_PAGES, part)
+            for pfn, present, part in zip(pfns.tolist(), flags.tolist(), huge.tolist(), strict=True)
+        ]
+
+    def page_contents(self, pid: int, address: int, length: int) -> list[tuple[int, int] | None]:
+        """The first 8 bytes (little-endian) and the checksum of each page; None where absent."""
+        frames = self.memory.frames
+        pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
+        present = pfns[flags != 0]
+        words = np.ascontiguousarray(frames.rows(present)[:, :8]).view("<u8")[:, 0].tolist()
+        known = iter(zip(words, frames.checksums(present).tolist(), strict=True))
+        return [next(known) if flag else None for flag in flags.tolist()]
+
+    def smaps(self, pid: int) -> list[MappingInfo]:
+        """The mappings and what they hold (/proc/PID/smaps), in ascending order."""
+        return [mapping_info(self._mm(pid), vma) for vma in self._mm(pid).vmas]
+
+    def check_invariants(self) -> None:
+        """Assert that all the books of the machine agree; for tests, and slow."""
+        mapped: Counter[int] = Counter()
+        for process in self._processes.values():
+            process.mm.check_invariants()
+            for table in process.mm.tables.values():
+                mapped.update(_mapped_frames(table))
+        self.memory.frames.check_invariants(mapped)
+        self.dksm.check_invariants()
+
+
+def parse_prot(text: str) -> Prot:
+    """The protection that `text` names: "none", or letters of "rwx"; ValueError otherwise."""
+    if text == "none":
+        return Prot.NONE
+    if not text or set(text) - set(_PROT_LETTERS) or len(set(text)) < len(text):
+        raise ValueError(f'protection {text!r}: expected "none" or letters of "rwx"')
+    return Prot(sum(_PROT_LETTERS[letter] for letter in text))
+
+
+def _mapped_frames(table: PageTable | HugePage) -> list[int]:
+    entries = table.split() if isinstance(table, HugePage) else table
+    return [pfn for pfn in entries.pfn.tolist() if pfn]
+
+
+def _pages(length: int) -> int:
+    return -(-length // PAGE_SIZE)
+
+
+def _page(address: int) -> int:
+    if address % PAGE_SIZE or address < 0:
+        raise kernel_error(errno.EINVAL, f"address {address:#x} is not a multiple of {PAGE_SIZE}")
+    return address // PAGE_SIZE
+
+
+def _range(address: int, length: int) -> tuple[int, int]:
+    """The pages of a range that must start at a page and is rounded up to whole ones."""
+    start = _page(address)
+    end = start + _pages(length)
+    if length < 0 or end > calls.TASK_PAGES:
+        raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
+    return start, end
+
+
+def _outer_range(address: int, length: int) -> tuple[int, int]:
+    """The pages that any byte of the range is in."""
+    start = address // PAGE_SIZE
+    end = _pages(address + length)
+    if length < 0 or address < 0 or end > calls.TASK_PAGES:
+        raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
+    return start, max(end, start)

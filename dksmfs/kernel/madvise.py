@@ -1,0 +1,68 @@
+"""madvise(2), without what MADV_MERGEABLE does to pages (see `dksm`)."""
+
+import errno
+from collections.abc import Iterator
+from enum import IntEnum
+
+from dksmfs.kernel.content import PAGE_SIZE
+from dksmfs.kernel.errors import kernel_error
+from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.mmap import check_boundaries
+from dksmfs.kernel.vma import Kind, Vma, VmaFlag
+
+_ADDRESSES = 1 << 64
+
+
+class Advice(IntEnum):
+    """MADV_* of madvise(2), as far as a machine simulates them."""
+
+    DONTNEED = 4
+    MERGEABLE = 12
+    UNMERGEABLE = 13
+    HUGEPAGE = 14
+    NOHUGEPAGE = 15
+
+
+def advised_range(address: int, length: int, advice: int) -> tuple[int, int]:
+    """The virtual pages `start` to `end` - 1 of a call with `address` and `length` in bytes.
+
+    EINVAL in the order of do_madvise: unknown advice, misaligned address, length that wraps.
+    """
+    if advice not in Advice.__members__.values():
+        raise kernel_error(errno.EINVAL, f"advice {advice} is unknown")
+    if address % PAGE_SIZE:
+        raise kernel_error(errno.EINVAL, f"address {address:#x} is not a multiple of {PAGE_SIZE}")
+    end = address + -(-length // PAGE_SIZE) * PAGE_SIZE
+    if end >= _ADDRESSES and length:
+        raise kernel_error(errno.EINVAL, "the range wraps around the end of the address space")
+    return address // PAGE_SIZE, end // PAGE_SIZE
+
+
+def advised_mappings(mm: AddressSpace, start: int, end: int) -> Iterator[tuple[Vma, int, int]]:
+    """Each mapping in the range with the part of it (pages) that is; ENOMEM at last if there
+    are holes. The consumer may change the mapping before it asks for the next one."""
+    vpn, holes = start, False
+    while vpn < end:
+        vma = mm.vmas.find(vpn)
+        if vma is None or vma.start >= end:
+            holes = True
+            break
+        holes |= vpn < vma.start
+        low, vpn = max(vpn, vma.start), min(vma.end, end)
+        yield vma, low, vpn
+    if holes:
+        raise kernel_error(errno.ENOMEM, "part of the range is not mapped")
+
+
+def apply_advice(mm: AddressSpace, vma: Vma, low: int, high: int, advice: Advice) -> None:
+    """Carry out an advice other than MERGEABLE on a part of one mapping."""
+    if advice is Advice.DONTNEED:
+        if vma.kind is Kind.HUGETLB or vma.flags & VmaFlag.LOCKED:  # can_madv_lru_vma
+            raise kernel_error(errno.EINVAL, "a locked or hugetlb mapping does not drop pages")
+        mm.zap(low, high)
+    elif advice in (Advice.HUGEPAGE, Advice.NOHUGEPAGE):
+        check_boundaries(vma, low, high)
+        wanted = VmaFlag[advice.name]
+        flags = vma.flags & ~(VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE) | wanted
+        if flags != vma.flags:
+            mm.vmas.set_attributes(vma, low, high, vma.prot, flags)

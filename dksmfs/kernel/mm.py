@@ -1,0 +1,144 @@
+"""Memory of the machine, and the address spaces that map it.
+
+`AddressSpace` is the state of one process (mm_struct): mappings and page tables. What happens to
+it is in `faults` (accesses), `mmap` (system calls that map) and `madvise`.
+"""
+
+from enum import Enum
+
+import numpy as np
+
+from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN, Frames, Pfns
+from dksmfs.kernel.pagecache import File
+from dksmfs.kernel.paging import PRESENT, HugePage, PageTable, PageTables
+from dksmfs.kernel.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
+
+
+class Thp(Enum):
+    """/sys/kernel/mm/transparent_hugepage/enabled."""
+
+    ALWAYS = "always"
+    MADVISE = "madvise"
+    NEVER = "never"
+
+
+class Memory:
+    """What all processes of a machine share: frames, the huge page mode, the families."""
+
+    def __init__(self, thp: Thp) -> None:
+        self.frames = Frames()
+        self.thp = thp
+        self._families = 0
+
+    def new_anon_vma(self) -> AnonVma:
+        """A family of its own."""
+        self._families += 1
+        return AnonVma(self._families)
+
+
+class AddressSpace:
+    """The mappings and page tables of one process; numbers are virtual pages."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.tables = PageTables()
+        self.vmas = VmaList(self._split_huge_at)
+
+    @property
+    def frames(self) -> Frames:
+        """The machine's frames."""
+        return self.memory.frames
+
+    def huge_allowed(self, vma: Vma, area: int) -> bool:
+        """Whether a fault may map a huge page: the area must be inside an anonymous mapping.
+
+        transhuge_vma_suitable and __transparent_hugepage_enabled.
+        """
+        if vma.kind is not Kind.ANON or vma.flags & VmaFlag.NOHUGEPAGE:
+            return False
+        if not vma.start <= area * HUGE_PAGES <= vma.end - HUGE_PAGES:
+            return False
+        if self.memory.thp is Thp.MADVISE:
+            return bool(vma.flags & VmaFlag.HUGEPAGE)
+        return self.memory.thp is Thp.ALWAYS
+
+    def prepare_anon_vma(self, vma: Vma) -> int:
+        """Give `vma` a family before it gets an anonymous page; returns the family's root."""
+        if vma.anon_vma is None:
+            shared = self.vmas.reusable_anon_vma(vma)
+            vma.anon_vma = shared or self.memory.new_anon_vma()
+        return vma.anon_vma.root
+
+    def table(self, area: int) -> PageTable:
+        """The page table of `area`, made if there is none; a huge page is split into entries."""
+        table = self.tables.get(area)
+        if table is None:
+            table = self.tables[area] = PageTable()
+        elif isinstance(table, HugePage):
+            table = self._split_huge(area, table)
+        return table
+
+    def _split_huge_at(self, vpn: int) -> None:
+        """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
+        huge = self.tables.get(vpn // HUGE_PAGES)
+        if vpn % HUGE_PAGES and isinstance(huge, HugePage):
+            self._split_huge(vpn // HUGE_PAGES, huge)
+
+    def _split_huge(self, area: int, huge: HugePage) -> PageTable:
+        if not huge.zero:
+            self.frames.split_huge_mapping(huge.pfn)
+        table = self.tables[area] = huge.split()
+        return table
+
+    def zap(self, start: int, end: int) -> None:
+        """Make the pages absent; tables stay, except for huge pages that go as a whole."""
+        dropped: list[Pfns] = []
+        for span, table in list(self.tables.existing(start, end)):
+            if isinstance(table, HugePage) and span.whole:
+                if not table.zero:
+                    self.frames.put_huge(table.pfn)
+                del self.tables[span.area]
+                continue
+            table = self.table(span.area)
+            pfns, flags = table.pfn[span.low : span.high], table.flags[span.low : span.high]
+            dropped.append(pfns[(flags & PRESENT != 0) & (pfns != ZERO_PFN)].astype(np.int64))
+            pfns[:] = ZERO_PFN
+            flags[:] = 0
+        if dropped:
+            self.frames.put(np.concatenate(dropped))
+
+    def remove(self, vmas: list[Vma]) -> None:
+        """Unmap whole mappings, with the page tables that only they used (unmap_region)."""
+        for vma in vmas:
+            self.zap(vma.start, vma.end)
+            self.vmas.remove(vma)
+            self.close(vma.file)
+        if vmas:
+            self._free_tables(vmas[0].start, vmas[-1].end)
+
+    def close(self, file: File | None) -> None:
+        """Release a file that nobody maps and nobody can open any more."""
+        if file is not None and not file.mappings and not file.linked:
+            file.release(self.frames)
+
+    def _free_tables(self, start: int, end: int) -> None:
+        """Free tables whose whole area lies between the mappings that remain (free_pgtables)."""
+        floor, ceiling = self.vmas.neighbours(start, end)
+        for span, _ in list(self.tables.existing(start, end)):
+            first = span.area * HUGE_PAGES
+            if first >= floor and (ceiling is None or first + HUGE_PAGES <= ceiling):
+                del self.tables[span.area]
+
+    def check_invariants(self) -> None:
+        """Assert that every present page lies in a mapping."""
+        self.vmas.check_invariants()
+        for area, table in self.tables.items():
+            if isinstance(table, HugePage):
+                vma = self.vmas.at(area * HUGE_PAGES)
+                assert vma is not None
+                assert vma.end >= (area + 1) * HUGE_PAGES
+                continue
+            assert ((table.flags != 0) == (table.flags & PRESENT != 0)).all()
+            assert (table.pfn[table.flags == 0] == ZERO_PFN).all()
+            for at in np.flatnonzero(table.flags).tolist():
+                assert self.vmas.at(area * HUGE_PAGES + at) is not None, "page without a mapping"

@@ -1,0 +1,64 @@
+"""What the mappings of a process hold, as /proc/PID/smaps counts it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dksmfs.kernel.content import PAGE_SIZE
+from dksmfs.kernel.frames import HUGE_PAGES
+from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.paging import HugePage, PageTables
+from dksmfs.kernel.vma import Kind, Prot, Vma
+
+_PSS_SHIFT = 12  # fixed-point bits of the kernel's proportional sizes
+_PAGE_KB = PAGE_SIZE // 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MappingInfo:
+    """One mapping: `start` and `end` in bytes, sizes in kB, rounded as the kernel rounds them."""
+
+    start: int
+    end: int
+    prot: str
+    kind: str
+    rss_kb: int
+    pss_kb: int
+    anonymous_kb: int
+    anon_huge_kb: int
+
+
+def mapping_info(mm: AddressSpace, vma: Vma) -> MappingInfo:
+    """Sizes of one mapping; the zero page and hugetlb pages count nowhere (smaps_account)."""
+    frames = mm.frames
+    tables = PageTables() if vma.kind is Kind.HUGETLB else mm.tables
+    held = tables.present_frames(vma.start, vma.end)
+    proportional = (PAGE_SIZE << _PSS_SHIFT) // frames.mapcount[held].astype(np.int64)
+    huge = [
+        table
+        for _, table in tables.existing(vma.start, vma.end)
+        if isinstance(table, HugePage) and not table.zero
+    ]
+    return MappingInfo(
+        vma.start * PAGE_SIZE,
+        vma.end * PAGE_SIZE,
+        prot_text(vma.prot),
+        vma.kind.value,
+        len(held) * _PAGE_KB,
+        int(proportional.sum()) >> (10 + _PSS_SHIFT),
+        int(np.count_nonzero(frames.anon_vma[held])) * _PAGE_KB,
+        len(huge) * HUGE_PAGES * _PAGE_KB,
+    )
+
+
+def prot_text(prot: Prot) -> str:
+    """The protection as `mmap` takes it."""
+    if prot is Prot.NONE:
+        return "none"
+    letters = (("r", Prot.READ), ("w", Prot.WRITE), ("x", Prot.EXEC))
+    return "".join(letter for letter, bit in letters if prot & bit)
+
+
+def present_pages(mm: AddressSpace) -> int:
+    """Pages that the process has in memory, hugetlb and zero pages left out."""
+    return sum(mapping_info(mm, vma).rss_kb for vma in mm.vmas) // _PAGE_KB
