@@ -151,7 +151,7 @@ class Dksm:
         alike[ask] = frames.equal(batch.pfn[ask], target[group[ask]])
         certain[group[~alike]] = False
 
-        done = certain[group]
+        done: Mask = certain[group]
         tracked = first[untracked & certain]
         merged = done.copy()
         merged[tracked] = False

@@ -42,7 +42,8 @@ class Frames:
     frame and 0 for others, `pgoff` its page offset there (page->mapping and page->index).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checksum_bits: int) -> None:
+        self._checksum_mask = np.uint32((1 << checksum_bits) - 1)
         self.mapcount = np.zeros(1024, np.int32)
         self.tracked = np.zeros(1024, np.int32)
         self.anon_vma = np.zeros(1024, np.uint32)
@@ -224,7 +225,9 @@ class Frames:
         for number, chosen in self._by_content(unknown):
             content = self._content_at(number)
             hashed = unknown[chosen]
-            self._checksum[hashed] = content.checksums(self._page[hashed].astype(np.int64))
+            self._checksum[hashed] = (
+                content.checksums(self._page[hashed].astype(np.int64)) & self._checksum_mask
+            )
             if content.stable:
                 self.flags[hashed] |= HASHED
         return self._checksum[pfns]

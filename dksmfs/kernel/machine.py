@@ -62,10 +62,13 @@ class PageInfo:
 
 
 class Machine:
-    """A machine with DKSM stopped and no processes."""
+    """A machine with DKSM stopped and no processes.
 
-    def __init__(self, thp: str = "always") -> None:
-        self.memory = Memory(Thp(thp))
+    Fewer than the real 32 `checksum_bits` make different pages collide, which is for tests.
+    """
+
+    def __init__(self, thp: str = "always", *, checksum_bits: int = 32) -> None:
+        self.memory = Memory(Thp(thp), checksum_bits)
         self.dksm = Dksm(self.memory)
         self._processes: dict[int, Process] = {}
         self._last_pid = 0

@@ -25,8 +25,8 @@ class Thp(Enum):
 class Memory:
     """What all processes of a machine share: frames, the huge page mode, the families."""
 
-    def __init__(self, thp: Thp) -> None:
-        self.frames = Frames()
+    def __init__(self, thp: Thp, checksum_bits: int) -> None:
+        self.frames = Frames(checksum_bits)
         self.thp = thp
         self._families = 0
 

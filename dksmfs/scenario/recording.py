@@ -1,0 +1,229 @@
+"""The format of recorded scenarios: JSON Lines, a scenario a line.
+
+A scenario is a list of steps, each an operation with its arguments and the result that a machine
+gave. `docs/scenarios.md` describes the operations. Numbers of pages are `start`, `count`, `page`
+and `pages`; `vpn` is a virtual page number counted from `BASE`.
+"""
+
+import gzip
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, cast
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from dksmfs.errors import DksmfsError
+
+BASE: Final = 0x10_0000_0000
+"""The address (bytes) that scenarios count from; it starts a 2 MiB area."""
+
+
+class Step(Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
+    """Base of all steps: the recorded result, and whether it was the same each time."""
+
+    result: Any | UnsetType = UNSET
+    nondeterministic: bool = False
+    results: list[Any] | UnsetType = UNSET
+
+
+class OfProcess(Step, frozen=True, kw_only=True):
+    """A step of one process."""
+
+    proc: str
+
+
+class OfRegion(OfProcess, frozen=True, kw_only=True):
+    """A step on a region, which has a name within its process."""
+
+    region: str
+
+
+class OfPages(OfRegion, frozen=True, kw_only=True):
+    """A step on `count` pages from page `start` of a region."""
+
+    start: int
+    count: int
+
+
+class Spawn(OfProcess, frozen=True, tag="spawn"):
+    """A new process without regions."""
+
+
+class Exit(OfProcess, frozen=True, tag="exit"):
+    """The process ends."""
+
+
+class Fork(OfProcess, frozen=True, tag="fork"):
+    """fork(2); the child has the regions under the same names."""
+
+    child: str
+
+
+class Mkfile(Step, frozen=True, tag="mkfile"):
+    """Create a file in memory, with that number as its name."""
+
+    file: int
+    pages: int
+    content: str
+
+
+class Mmap(OfRegion, frozen=True, tag="mmap"):
+    """mmap(2) at `vpn`."""
+
+    vpn: int
+    pages: int
+    kind: str
+    prot: str
+    file: int | None = None
+
+
+class Munmap(OfPages, frozen=True, tag="munmap"):
+    """munmap(2); a region that is unmapped as a whole loses its name."""
+
+
+class Mprotect(OfPages, frozen=True, tag="mprotect"):
+    """mprotect(2)."""
+
+    prot: str
+
+
+class Mremap(OfRegion, frozen=True, tag="mremap"):
+    """mremap(2) of the whole region, to a fixed place."""
+
+    new_vpn: int
+
+
+class Mlock(OfPages, frozen=True, tag="mlock"):
+    """mlock(2)."""
+
+
+class Munlock(OfPages, frozen=True, tag="munlock"):
+    """munlock(2)."""
+
+
+class Fill(OfPages, frozen=True, tag="fill"):
+    """Store all bytes of each page."""
+
+    content: str
+
+
+class Touch(OfPages, frozen=True, tag="touch"):
+    """Load one byte of each page."""
+
+
+class Poke(OfRegion, frozen=True, tag="poke"):
+    """Store one byte."""
+
+    page: int
+    offset: int
+    byte: int
+
+
+class Peek(OfRegion, frozen=True, tag="peek"):
+    """Load one byte."""
+
+    page: int
+    offset: int
+
+
+class Madvise(OfPages, frozen=True, tag="madvise"):
+    """madvise(2)."""
+
+    advice: str
+
+
+class MadviseRaw(OfProcess, frozen=True, tag="madvise_raw"):
+    """madvise(2) with any numbers, in bytes; `address` counts from `BASE`."""
+
+    address: int
+    length: int
+    advice: str
+
+
+class Write(Step, frozen=True, tag="write"):
+    """One write(2) to a file of the dksm directory; a character is a byte."""
+
+    file: str
+    data: str
+
+
+class Read(Step, frozen=True, tag="read"):
+    """Read a file of the dksm directory."""
+
+    file: str
+
+
+class Stats(Step, frozen=True, tag="stats"):
+    """Read the six files."""
+
+
+class Thp(Step, frozen=True, tag="thp"):
+    """Write to transparent_hugepage/enabled."""
+
+    mode: Literal["always", "madvise", "never"]
+
+
+class Sharing(Step, frozen=True, tag="sharing"):
+    """Which of the first `limit` pages of each region are the same frame; sizes in kB."""
+
+    limit: int
+
+
+class Contents(Step, frozen=True, tag="contents"):
+    """What the first `limit` pages of each region hold."""
+
+    limit: int
+
+
+AnyStep = (
+    Spawn | Exit | Fork | Mkfile | Mmap | Munmap | Mprotect | Mremap | Mlock | Munlock | Fill
+    | Touch | Poke | Peek | Madvise | MadviseRaw | Write | Read | Stats | Thp | Sharing | Contents
+)  # fmt: skip
+
+
+class Scenario(Struct, kw_only=True):
+    """A named list of steps. The steps are decoded one by one, as a machine comes to them."""
+
+    name: str
+    steps: list[Raw]
+    kernel: str = ""
+    note: str = ""
+    hog: bool = True
+    drain: bool = True
+
+
+_scenario_decoder = msgspec.json.Decoder(Scenario)
+_step_decoder: msgspec.json.Decoder[AnyStep] = msgspec.json.Decoder(AnyStep)
+
+
+def decode_step(raw: Raw) -> AnyStep:
+    """The step; `msgspec.ValidationError` says what is not understood about it."""
+    return _step_decoder.decode(raw)
+
+
+def load_scenarios(source: str) -> Iterator[Scenario]:
+    """The scenarios of a file (`.gz`: compressed), or of standard input (`-`), one by one."""
+    try:
+        with _open(source) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _decode_scenario(source, number, line)
+    except (OSError, EOFError) as error:
+        raise DksmfsError(f"{source}: {error}") from None
+
+
+def _decode_scenario(source: str, number: int, line: bytes) -> Scenario:
+    try:
+        return _scenario_decoder.decode(line)
+    except msgspec.DecodeError as error:
+        raise DksmfsError(f"{source}, line {number}: not a scenario: {error}") from None
+
+
+def _open(source: str) -> BinaryIO:
+    if source == "-":
+        return sys.stdin.buffer
+    if source.endswith(".gz"):
+        return cast(BinaryIO, gzip.open(source, "rb"))
+    return Path(source).open("rb")
