@@ -1,0 +1,112 @@
+"""Ordinary users, and machines without a usable ``/dev/fuse``.
+
+Each test runs a script in a private mount namespace with a ``/dev/fuse`` of its own, so that
+neither the machine's own node nor its mode matters.
+"""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.cli.command_line import TIMEOUT_S, CommandLine
+
+pytestmark = [
+    pytest.mark.mounted,
+    pytest.mark.skipif(os.geteuid() != 0, reason="making a device node needs root"),
+]
+
+USER = "1000"
+
+
+def in_namespace(dksmfs: CommandLine, device: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` as a user; ``device`` is the command that makes the node ``$NODE``."""
+    node = dksmfs.directory / "fuse"
+    prologue = f"{device.replace('$NODE', str(node))}; mount --bind {node} /dev/fuse"
+    # The interpreter or the repository may lie below a directory like /root, closed to users.
+    search = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
+    identity = f"--reuid {USER} --regid {USER} --clear-groups {search}"
+    as_user = f'exec setpriv {identity} sh -ec "$SCRIPT"'
+    os.chown(dksmfs.runtime, int(USER), int(USER))
+    try:
+        return subprocess.run(
+            ["unshare", "-m", "sh", "-ec", f"{prologue}; {as_user}"],
+            cwd=dksmfs.directory,
+            env={
+                **dksmfs.environment,
+                "SCRIPT": f'dksmfs() {{ {" ".join(dksmfs.command())} "$@"; }}\n{script}',
+            },
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    finally:
+        os.chown(dksmfs.runtime, 0, 0)
+
+
+OPEN_TO_USERS = "mknod -m 666 $NODE c 10 229"
+
+
+def test_an_ordinary_user_mounts_and_unmounts(dksmfs: CommandLine) -> None:
+    done = in_namespace(
+        dksmfs,
+        OPEN_TO_USERS,
+        "dksmfs mount; cat $XDG_RUNTIME_DIR/dksmfs/dksm/hashtable_size; dksmfs status; "
+        "dksmfs umount; dksmfs status",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n4096\n" in done.stdout
+    assert "state              running" in done.stdout
+    assert done.stdout.endswith("no instance is running; start one with: dksmfs mount\n")
+
+
+def test_an_ordinary_user_clears_what_a_killed_daemon_left(dksmfs: CommandLine) -> None:
+    done = in_namespace(
+        dksmfs,
+        OPEN_TO_USERS,
+        """
+        for again in mount umount; do
+            dksmfs mount
+            pid=$(dksmfs status --json | sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p')
+            kill -9 $pid
+            tail -f /dev/null --pid=$pid
+            dksmfs $again
+            dksmfs umount --all
+        done
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cleared ") == 2
+
+
+def test_a_place_that_is_not_the_users(dksmfs: CommandLine) -> None:
+    (dksmfs.directory / "roots").mkdir()
+    for place in (dksmfs.directory / "roots", dksmfs.directory / "new"):
+        done = in_namespace(dksmfs, OPEN_TO_USERS, f"dksmfs mount {place}")
+        (dksmfs.directory / "fuse").unlink()
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert str(place) in line
+
+
+def test_a_device_that_users_may_not_open(dksmfs: CommandLine) -> None:
+    done = in_namespace(dksmfs, "mknod -m 600 $NODE c 10 229", "dksmfs mount")
+    assert done.returncode == 1
+    assert "no access to /dev/fuse (mode 0600)" in done.stderr
+    assert "chmod 0666 /dev/fuse" in done.stderr
+
+
+def test_no_device(dksmfs: CommandLine) -> None:
+    command = " ".join(dksmfs.command("mount"))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", f"mount -t tmpfs none /dev; {command}"],
+        cwd=dksmfs.directory,
+        env=dksmfs.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "/dev/fuse does not exist" in line
+    assert "modprobe fuse" in line
