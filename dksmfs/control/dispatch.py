@@ -1,0 +1,219 @@
+"""Joins each request to what the machine does about it: `TABLE` is the only place that does.
+
+No I/O and no waiting, so a request can be handled without any socket. A handler that takes long
+is a generator: it yields between slices, and what it returns is the reply.
+"""
+
+import errno
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from msgspec.structs import astuple
+
+from dksmfs.control import messages as m
+from dksmfs.control import views
+from dksmfs.control.job import Caller, Job, Memory, Owners, check_populated
+from dksmfs.control.limits import ThpMode
+from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
+from dksmfs.kernel.content import PAGE_SIZE
+from dksmfs.kernel.errors import kernel_error
+from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.sysfs import Attribute, Directory
+
+R = TypeVar("R")
+Steps = Generator[None, None, R]
+Handler = Callable[[Job, Any], Any]
+
+DONE: Final = m.Done()
+
+
+class Dispatcher:
+    """Carries out requests on one machine, and knows whose each process is."""
+
+    def __init__(self, machine: Machine, attributes: Directory) -> None:
+        self.machine = machine
+        self.attributes = attributes
+        self.owners = Owners()
+
+    def handle(
+        self, request: m.Request[R], caller: Caller | None = None, memory: Sequence[Memory] = ()
+    ) -> R:
+        """Carry out `request` to its end. Without a caller, processes it starts are detached."""
+        outcome = self.start(request, caller, memory)
+        if not isinstance(outcome, Generator):
+            return outcome
+        while True:
+            try:
+                next(outcome)
+            except StopIteration as stop:
+                result: R = stop.value
+                return result
+
+    def start(
+        self, request: m.Request[R], caller: Caller | None = None, memory: Sequence[Memory] = ()
+    ) -> R | Steps[R]:
+        """Carry out `request`, or return its steps if it may take long.
+
+        OSError is the kernel's refusal; ProtocolError is ours, and nothing has happened then.
+        """
+        row = TABLE[type(request)]
+        if row.changes and isinstance(request, m.OfProcess):
+            self.owners.check(request.pid, caller)
+        job = Job(self.machine, self.attributes, self.owners, caller, memory)
+        try:
+            outcome: R | Steps[R] = row.handler(job, request)
+        except ValueError as error:
+            raise ProtocolError(INVALID_PARAMS, str(error)) from None
+        return outcome
+
+    def changes(self, request: m.Request[Any]) -> bool:
+        """Whether `request` may change the machine, and so has to wait for its turn."""
+        return TABLE[type(request)].changes
+
+    def hang_up(self, caller: Caller) -> None:
+        """The caller is gone: its processes exit, as if killed."""
+        for pid in self.owners.pids(caller):
+            self.machine.exit(pid)
+            self.owners.forget(pid)
+
+
+def _done(method: Callable[..., None]) -> Handler:
+    """A request whose members are the arguments of a method of the machine."""
+
+    def handler(job: Job, request: m.Request[Any]) -> m.Done:
+        method(job.machine, *astuple(request))
+        return DONE
+
+    return handler
+
+
+def _populating(method: Callable[..., None]) -> Handler:
+    """Like `_done`, for a range in which pages come into being."""
+    done = _done(method)
+
+    def handler(job: Job, request: m.OfRange[m.Done]) -> Any:
+        check_populated(request.length)
+        return done(job, request)
+
+    return handler
+
+
+def _spawn(job: Job, request: m.Spawn) -> m.Spawned:
+    job.owners.check_limit()
+    pid = job.machine.spawn(request.name)
+    job.owners.add(pid, None if request.detached else job.caller)
+    return m.Spawned(pid)
+
+
+def _fork(job: Job, request: m.Fork) -> m.Spawned:
+    job.owners.check_limit()
+    pid = job.machine.fork(request.pid, request.name)
+    job.owners.add(pid, job.owners.of(request.pid))
+    return m.Spawned(pid)
+
+
+def _exit(job: Job, request: m.Exit) -> m.Done:
+    job.machine.exit(request.pid)
+    job.owners.forget(request.pid)
+    return DONE
+
+
+def _mmap(job: Job, request: m.Mmap) -> m.Mapped:
+    content = None if request.content is None else job.content(request.content, request.length)
+    address = job.machine.mmap(
+        request.pid,
+        request.length,
+        prot=request.prot,
+        kind=request.kind,
+        address=request.address,
+        file=request.file,
+        content=content,
+    )
+    return m.Mapped(address)
+
+
+def _mremap(job: Job, request: m.Mremap) -> m.Mapped:
+    return m.Mapped(job.machine.mremap(*astuple(request)))
+
+
+def _madvise(job: Job, request: m.Madvise) -> Steps[m.Done]:
+    advice = ADVICE[request.advice] if isinstance(request.advice, str) else request.advice
+    yield from job.machine.madvise_slices(request.pid, request.address, request.length, advice)
+    return DONE
+
+
+def _read(job: Job, request: m.Read) -> m.Bytes:
+    return m.Bytes(job.machine.read(request.pid, request.address, request.length))
+
+
+def _fill(job: Job, request: m.Fill) -> m.Done:
+    content = job.content(request.content, request.length)
+    job.machine.fill(request.pid, request.address, request.length, content)
+    return DONE
+
+
+def _mkfile(job: Job, request: m.Mkfile) -> m.Done:
+    content = job.content(request.content, request.pages * PAGE_SIZE)
+    job.machine.mkfile(request.file, request.pages, content)
+    return DONE
+
+
+def _attribute(job: Job, name: str) -> Attribute:
+    found = job.attributes.find(name)
+    if isinstance(found, Attribute):
+        return found
+    raise kernel_error(errno.EISDIR, f"{name} is a directory")
+
+
+def _show(job: Job, request: m.Show) -> m.Shown:
+    return m.Shown(_attribute(job, request.file).read().decode())
+
+
+def _store(job: Job, request: m.Store) -> m.Stored:
+    attribute = _attribute(job, request.file)
+    if attribute.store is None:
+        # The mode bits are checked even for root.
+        raise kernel_error(errno.EACCES, f"{request.file} is read-only")
+    return m.Stored(attribute.write(request.data.encode("latin-1")))
+
+
+def _thp(job: Job, request: m.SetThp) -> m.Thp:
+    if request.mode is not None:
+        job.machine.thp = request.mode
+    return m.Thp(cast(ThpMode, job.machine.thp))
+
+
+class Row(NamedTuple):
+    """What is done about one kind of request."""
+
+    handler: Handler
+    changes: bool = True
+    """False for looks from outside, which never wait for anybody's changes."""
+
+
+TABLE: Final[dict[type[m.Request[Any]], Row]] = {
+    m.Spawn: Row(_spawn),
+    m.Fork: Row(_fork),
+    m.Exit: Row(_exit),
+    m.Mmap: Row(_mmap),
+    m.Munmap: Row(_done(Machine.munmap)),
+    m.Mprotect: Row(_done(Machine.mprotect)),
+    m.Mremap: Row(_mremap),
+    m.Mlock: Row(_populating(Machine.mlock)),
+    m.Munlock: Row(_done(Machine.munlock)),
+    m.Madvise: Row(_madvise),
+    m.Read: Row(_read),
+    m.Write: Row(_done(Machine.write)),
+    m.Fill: Row(_fill),
+    m.Touch: Row(_populating(Machine.touch)),
+    m.Mkfile: Row(_mkfile),
+    m.Store: Row(_store),
+    m.SetThp: Row(_thp),
+    m.Ps: Row(views.processes, changes=False),
+    m.ViewPagemap: Row(views.pagemap, changes=False),
+    m.ViewContents: Row(views.page_contents, changes=False),
+    m.ViewSmaps: Row(views.smaps, changes=False),
+    m.ViewSharing: Row(views.sharing, changes=False),
+    m.ReadStats: Row(views.stats, changes=False),
+    m.Show: Row(_show, changes=False),
+}
