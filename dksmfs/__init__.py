@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessFault", "DksmfsError", "ProtocolError", "connect", "connect_trio"]
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "AccessFault": "dksmfs.kernel.errors",
     "DksmfsError": "dksmfs.errors",
