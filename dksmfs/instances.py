@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dksmfs.errors import DksmfsError, NoInstanceError
 
@@ -56,6 +56,11 @@ class Record:
     path: Path
     instance: Instance
     alive: bool
+
+
+def instance_of(fields: dict[str, Any]) -> Instance:
+    """Return the instance whose fields came through JSON."""
+    return Instance(**{**fields, "created": tuple(fields["created"])})
 
 
 def runtime_directory() -> Path:
@@ -176,7 +181,6 @@ def _read_record(path: Path) -> Record | None:
         with path.open("rb") as file:
             alive = _is_locked(file.fileno())
             fields = json.loads(file.read())
-        fields["created"] = tuple(fields["created"])
-        return Record(path, Instance(**fields), alive)
+        return Record(path, instance_of(fields), alive)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -6,12 +6,12 @@ import signal
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dksmfs.errors import DksmfsError
-from dksmfs.instances import Instance
+from dksmfs.instances import Instance, instance_of, instance_path
 
 REPORT_DESCRIPTOR = 3
 LAST_DESCRIPTOR = 1 << 20
@@ -22,34 +22,42 @@ def start_in_background(instance: Instance, thp: str) -> Instance:
     """Start the daemon of ``instance`` and return when its files can be read."""
     reader, writer = os.pipe()
     child = os.fork()
+    log = _log_path(instance, child or os.getpid())
     if child == 0:
-        _become_daemon(instance, thp, writer)
+        _become_daemon(replace(instance, log=str(log)), thp, writer)
     os.close(writer)
     try:
         with os.fdopen(reader, "rb") as pipe:
             report = pipe.readline()
-        return _started(instance, json.loads(report) if report else {})
+        if not report:
+            raise DksmfsError(f"the daemon ended before its files could be read; see {log}")
+        return _started(json.loads(report))
     except (KeyboardInterrupt, OSError):
         os.kill(child, signal.SIGTERM)  # its own session does not hear Ctrl-C
         os.waitpid(child, 0)
         raise
 
 
-def _started(instance: Instance, report: dict[str, Any]) -> Instance:
+def _log_path(instance: Instance, daemon: int) -> Path:
+    """Return a log file of its own for each daemon: two may try to start at the same place."""
+    record = instance_path(instance.mountpoint)
+    return record.with_name(f"{record.stem}-{daemon}.log")
+
+
+def _started(report: dict[str, Any]) -> Instance:
     if "error" in report:
         raise DksmfsError(report["error"])
-    if "pid" not in report:
-        raise DksmfsError(f"the daemon ended before its files could be read; see {instance.log}")
+    instance = instance_of(report)
     next(instance.dksm_directory.iterdir(), None)  # an answer from the mount itself
-    report["created"] = tuple(report["created"])
-    return Instance(**report)
+    return instance
 
 
 def _become_daemon(instance: Instance, thp: str, writer: int) -> NoReturn:
     """Detach from the caller (its session, directory and descriptors), serve, and exit."""
     status = 1
     try:
-        log = _detach(instance, writer)
+        log = Path(instance.log or os.devnull)
+        _detach(log, writer)
         status = _serve(instance, thp)
         if log.stat().st_size == 0:
             log.unlink()
@@ -59,19 +67,17 @@ def _become_daemon(instance: Instance, thp: str, writer: int) -> NoReturn:
         os._exit(status)
 
 
-def _detach(instance: Instance, writer: int) -> Path:
+def _detach(log: Path, writer: int) -> None:
     os.setsid()
     os.chdir("/")
     os.dup2(writer, REPORT_DESCRIPTOR, inheritable=False)
     os.closerange(REPORT_DESCRIPTOR + 1, LAST_DESCRIPTOR)
     nothing = os.open(os.devnull, os.O_RDWR)
-    log = Path(instance.log or os.devnull)
     kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     for standard, opened in ((0, nothing), (1, kept), (2, kept)):
         os.dup2(opened, standard)
     for opened in (nothing, kept):
         os.close(opened)
-    return log
 
 
 def _serve(instance: Instance, thp: str) -> int:

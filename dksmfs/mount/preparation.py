@@ -51,7 +51,6 @@ def prepare(mountpoint: str, root: Root, socket: str | None) -> Instance:
         mountpoint=mountpoint,
         socket=path,
         root=root,
-        log=str(record.with_suffix(".log")),
         created=_missing_directories(mountpoint),
     )
 
