@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dksmfs.cli.frame import add_command, print_json, remark
@@ -62,7 +62,6 @@ def _run(options: argparse.Namespace) -> int:
         remark(f"cleared {leftover}, which a killed daemon had left behind")
     instance = prepare(place, options.root, options.socket)
     if options.foreground:
-        instance = replace(instance, log=None)  # what goes wrong is seen on the terminal
         serve(instance, options.thp, lambda started: _announce(started, options.json))
     else:
         _announce(start_in_background(instance, options.thp), options.json)

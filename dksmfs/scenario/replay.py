@@ -5,7 +5,7 @@ socket, or a mounted one, where the files of the dksm directory are real files.
 """
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -147,6 +147,7 @@ def replay(scenario: r.Scenario, target: Target) -> Outcome:
         elif got != step.result:
             operation = str(type(step).__struct_config__.tag)
             outcome.mismatches.append(Mismatch(scenario.name, number, operation, step.result, got))
+    player.end()
     return outcome
 
 
@@ -190,6 +191,12 @@ class Player:
             return {"ret": -1, "errno": errno.errorcode.get(error.errno or 0, str(error))}
         except (LookupError, ValueError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
+
+    def end(self) -> None:
+        """Let the processes that are left exit, so that the machine can serve again."""
+        for proc in self._procs.values():
+            self._target.ask(m.Exit(proc.pid))
+        self._procs.clear()
 
     def _spawn(self, step: r.Spawn) -> Result:
         self._procs[step.proc] = Proc(self._target.ask(m.Spawn(step.proc)).pid)
@@ -368,9 +375,3 @@ _PLAY: dict[type[r.Step], Callable[[Player, Any], Result]] = {
     r.Sharing: Player._sharing,
     r.Contents: Player._contents,
 }
-
-
-def replay_all(scenarios: Iterable[r.Scenario]) -> Iterator[tuple[r.Scenario, Outcome]]:
-    """Run each scenario on a fresh machine in memory."""
-    for scenario in scenarios:
-        yield scenario, replay(scenario, MemoryTarget())
