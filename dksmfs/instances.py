@@ -100,8 +100,9 @@ def instance_path(mountpoint: str) -> Path:
 
 def records() -> list[Record]:
     """Return every instance file of this user, those that killed daemons left behind included."""
-    found = (_read_record(path) for path in sorted(runtime_directory().glob("*.json")))
-    return [record for record in found if record is not None]
+    found = map(_read_record, runtime_directory().glob("*.json"))
+    known = (record for record in found if record is not None)
+    return sorted(known, key=lambda record: record.instance.mountpoint)
 
 
 def running_instances() -> list[Instance]:

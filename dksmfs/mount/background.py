@@ -35,6 +35,7 @@ def start_in_background(instance: Instance, thp: str) -> Instance:
     except (KeyboardInterrupt, OSError):
         os.kill(child, signal.SIGTERM)  # its own session does not hear Ctrl-C
         os.waitpid(child, 0)
+        _remove_empty(log)
         raise
 
 
@@ -42,6 +43,12 @@ def _log_path(instance: Instance, daemon: int) -> Path:
     """Return a log file of its own for each daemon: two may try to start at the same place."""
     record = instance_path(instance.mountpoint)
     return record.with_name(f"{record.stem}-{daemon}.log")
+
+
+def _remove_empty(log: Path) -> None:
+    with suppress(FileNotFoundError):
+        if log.stat().st_size == 0:
+            log.unlink()
 
 
 def _started(report: dict[str, Any]) -> Instance:
@@ -59,8 +66,7 @@ def _become_daemon(instance: Instance, thp: str, writer: int) -> NoReturn:
         log = Path(instance.log or os.devnull)
         _detach(log, writer)
         status = _serve(instance, thp)
-        if log.stat().st_size == 0:
-            log.unlink()
+        _remove_empty(log)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -84,8 +90,10 @@ def _serve(instance: Instance, thp: str) -> int:
     with os.fdopen(REPORT_DESCRIPTOR, "wb", buffering=0) as pipe:
 
         def report(message: dict[str, Any]) -> None:
-            with suppress(BrokenPipeError):  # the command was killed; the daemon goes on
+            try:
                 pipe.write(json.dumps(message).encode() + b"\n")
+            except BrokenPipeError:  # the command was killed: nobody knows of this instance
+                signal.raise_signal(signal.SIGTERM)
             pipe.close()
 
         try:

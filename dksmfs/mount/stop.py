@@ -3,6 +3,8 @@
 import os
 import select
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 from dksmfs.errors import DksmfsError, NoInstanceError
 from dksmfs.instances import Record, records
@@ -34,11 +36,10 @@ def _end_daemon(record: Record) -> None:
     try:
         daemon = os.pidfd_open(record.instance.pid)
     except ProcessLookupError:
-        return
+        return _check_gone(record)
     try:
-        # Only a daemon that still holds its lock after that is certainly the process we opened.
-        if not _still_alive(record):
-            return
+        if not _has_open(record.instance.pid, record.path):
+            return _check_gone(record)
         signal.pidfd_send_signal(daemon, signal.SIGTERM)
         signal.pidfd_send_signal(daemon, signal.SIGCONT)  # a stopped process would not hear it
         if not _ended(daemon, END_TIMEOUT_S):
@@ -51,8 +52,20 @@ def _end_daemon(record: Record) -> None:
         os.close(daemon)
 
 
-def _still_alive(record: Record) -> bool:
-    return any(found.alive for found in records() if found.path == record.path)
+def _has_open(pid: int, path: Path) -> bool:
+    """Tell whether the process has the file open, as the daemon has that locked its own."""
+    with suppress(OSError):
+        return any(path.samefile(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _check_gone(record: Record) -> None:
+    """Refuse to go on if the lock is held all the same: by a process that we cannot see."""
+    if any(found.alive for found in records() if found.path == record.path):
+        raise DksmfsError(
+            f"the daemon of {record.instance.mountpoint} is not visible from here; "
+            "end it in the container (pid namespace) that it was started in"
+        )
 
 
 def _ended(daemon: int, timeout_s: float) -> bool:

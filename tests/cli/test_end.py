@@ -1,10 +1,12 @@
 """Ending instances in every way, and what a killed daemon leaves."""
 
 import errno
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,34 @@ def test_clients_and_open_files_do_not_hold_a_daemon_up(dksmfs: CommandLine) -> 
         assert lines.readline() == ""
         with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
             file.read()
+
+
+def test_a_bug_ends_the_daemon_cleanly_and_is_kept_in_its_log(dksmfs: CommandLine) -> None:
+    with_a_bug = """
+import sys
+from dksmfs.cli import main
+from dksmfs.mount.operations import SysfsOperations
+async def statfs(self, context):
+    raise ZeroDivisionError
+SysfsOperations.statfs = statfs
+sys.exit(main(["mount"]))
+"""
+    subprocess.run([sys.executable, "-c", with_a_bug], env=dksmfs.environment, check=True)
+    (state,) = dksmfs.states()
+    with pytest.raises(OSError, match="connect"):
+        os.statvfs(state["mountpoint"])
+    wait_for_end(state["pid"])
+    assert dksmfs.states() == []
+    assert dksmfs.mounts() == []
+    assert "ZeroDivisionError" in Path(state["log"]).read_text()
+    Path(state["log"]).unlink()
+
+
+def test_somebody_who_works_inside_does_not_hold_a_daemon_up(dksmfs: CommandLine) -> None:
+    place = dksmfs.mount()["mountpoint"]
+    with subprocess.Popen(["cat"], cwd=place, stdin=subprocess.PIPE) as inside:
+        dksmfs.succeed("umount")
+        inside.communicate()
 
 
 def test_umount_of_a_stopped_daemon(dksmfs: CommandLine) -> None:
@@ -152,7 +182,8 @@ def test_a_pid_is_not_trusted(dksmfs: CommandLine) -> None:
     kill(started["pid"])
     (path,) = (dksmfs.runtime / "dksmfs").glob("*.json")
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as innocent:
-        path.write_text(path.read_text().replace(str(started["pid"]), str(innocent.pid)))
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({**fields, "pid": innocent.pid}))
         dksmfs.succeed("umount", "place")
         assert innocent.poll() is None
         innocent.communicate()
