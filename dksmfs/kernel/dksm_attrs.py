@@ -4,11 +4,11 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.sysfs import (
     Attribute,
     Directory,
     kstrtouint,
-    os_error,
     show_choice,
     store_choice,
 )
@@ -65,7 +65,7 @@ def _store_run(machine: "Machine") -> Callable[[bytes], None]:
         try:
             value = kstrtouint(buffer)
         except OSError as error:
-            raise os_error(errno.EINVAL) from error
+            raise kernel_error(errno.EINVAL, "run takes 0 or 1") from error
         machine.dksm.set_run(value)
 
     return store

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from dksmfs.kernel.errors import kernel_error
+
 ATTRIBUTE_SIZE = 4096
 """The size that ``stat`` gives for every attribute, and the most that one store takes (bytes)."""
 
@@ -50,7 +52,7 @@ class Attribute:
         if not buffer:
             return 0
         if self.store is None:
-            raise os_error(errno.EIO)
+            raise kernel_error(errno.EIO, f"{self.name} has no store")
         taken = buffer[:ATTRIBUTE_SIZE]
         self.store(taken)
         return len(taken)
@@ -80,7 +82,7 @@ class Directory:
         node: Node = self
         for name in path.split("/"):
             if isinstance(node, Attribute):
-                raise os_error(errno.ENOTDIR)
+                raise kernel_error(errno.ENOTDIR, f"{node.name} is an attribute")
             if name not in ("", "."):
                 node = node.child(name)
         return node
@@ -88,7 +90,7 @@ class Directory:
     def child(self, name: str) -> "Node":
         """Return the node of this name; OSError ENOENT if there is none."""
         if name not in self.children:
-            raise os_error(errno.ENOENT)
+            raise kernel_error(errno.ENOENT, f"{self.name} has no {name}")
         return self.children[name]
 
 
@@ -114,11 +116,6 @@ def _sort_key(node: Node) -> tuple[int, bytes]:
     return name_hash(node.name), os.fsencode(node.name)
 
 
-def os_error(number: int) -> OSError:
-    """Return the error for an errno, with the text that the C library has for it."""
-    return OSError(number, os.strerror(number))
-
-
 def c_string(buffer: bytes) -> bytes:
     """Return what C sees of a stored buffer: everything up to the first NUL."""
     return buffer.partition(b"\0")[0]
@@ -131,10 +128,10 @@ def kstrtouint(buffer: bytes) -> int:
     """
     number = _UNSIGNED_NUMBER.fullmatch(c_string(buffer))
     if number is None:
-        raise os_error(errno.EINVAL)
+        raise kernel_error(errno.EINVAL, "not a decimal number")
     value = int(number[1])
     if value > _UNSIGNED_INT_MAX:
-        raise os_error(errno.ERANGE)
+        raise kernel_error(errno.ERANGE, "larger than an unsigned int")
     return value
 
 
@@ -154,4 +151,4 @@ def store_choice(words: Sequence[str], buffer: bytes) -> str:
     for word in words:
         if sysfs_streq(buffer, word):
             return word
-    raise os_error(errno.EINVAL)
+    raise kernel_error(errno.EINVAL, f"none of {', '.join(words)}")

@@ -8,12 +8,14 @@ here for as long as the mount lives, as sysfs keeps it for as long as the machin
 import errno
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT
 
-from dksmfs.kernel.sysfs import ATTRIBUTE_SIZE, Attribute, Directory, Node, name_hash, os_error
+from dksmfs.kernel.errors import kernel_error
+from dksmfs.kernel.sysfs import ATTRIBUTE_SIZE, Attribute, Directory, Node, name_hash
 
 LAST_OFFSET = 0x7FFFFFFF
 """Both the offset behind the last entry of a directory and the largest file offset of sysfs
@@ -42,13 +44,17 @@ class Inode:
     def entries(self, offset: int) -> Iterator[tuple[bytes, "Inode", int]]:
         """Walk over a directory from an offset on: name, inode, and the next entry's offset.
 
-        The offset of an entry is the hash of its name (``kernfs_fop_readdir``).
+        The offset of an entry is the hash of its name (``kernfs_fop_readdir``). Behind the last of
+        them the kernel still finds the last one (``kernfs_dir_pos``), until the end itself.
         """
-        offsets = [0, 1, *(name_hash(os.fsdecode(name)) for name in self.children), LAST_OFFSET]
         found = [(b".", self), (b"..", self.parent), *self.children.items()]
-        for (name, inode), own, following in zip(found, offsets, offsets[1:], strict=False):
-            if own >= offset:
-                yield name, inode, following
+        offsets = [0, 1, *(name_hash(os.fsdecode(name)) for name in self.children)]
+        first = bisect_left(offsets, offset)
+        if self.children and offset < LAST_OFFSET:
+            first = min(first, len(found) - 1)
+        following = [*offsets[1:], LAST_OFFSET]
+        for (name, inode), next_offset in zip(found[first:], following[first:], strict=True):
+            yield name, inode, next_offset
 
     def keep(self, now_ns: int) -> None:
         """Be about to change: from the first change on sysfs keeps the times it gives the node
@@ -65,24 +71,29 @@ class Inode:
 
     def set_xattr(self, name: bytes, value: bytes) -> None:
         """Set an extended attribute; OSError EOPNOTSUPP for the kinds that sysfs does not keep."""
-        if not name.startswith(_SETTABLE):
-            raise os_error(errno.EOPNOTSUPP)
+        _check_xattr_name(name, _SETTABLE)
         self.xattrs[name] = value
 
     def get_xattr(self, name: bytes) -> bytes:
         """Return an extended attribute; OSError ENODATA or EOPNOTSUPP."""
-        if not name.startswith(_READABLE):
-            raise os_error(errno.EOPNOTSUPP)
+        _check_xattr_name(name, _READABLE)
         if name not in self.xattrs:
-            raise os_error(errno.ENODATA)
+            raise kernel_error(errno.ENODATA, "no such extended attribute")
         return self.xattrs[name]
 
     def remove_xattr(self, name: bytes) -> None:
         """Remove an extended attribute; OSError ENODATA or EOPNOTSUPP."""
-        if not name.startswith(_SETTABLE):
-            raise os_error(errno.EOPNOTSUPP)
+        _check_xattr_name(name, _SETTABLE)
         if self.xattrs.pop(name, None) is None:
-            raise os_error(errno.ENODATA)
+            raise kernel_error(errno.ENODATA, "no such extended attribute")
+
+
+def _check_xattr_name(name: bytes, kinds: tuple[bytes, ...]) -> None:
+    """Refuse the names of other kinds, and a kind without a name (``xattr_resolve_name``)."""
+    if name in _READABLE:
+        raise kernel_error(errno.EINVAL, "an extended attribute without a name")
+    if not name.startswith(kinds):
+        raise kernel_error(errno.EOPNOTSUPP, "not a kind that sysfs keeps")
 
 
 def inode_table(root: Directory, now_ns: int) -> dict[InodeT, Inode]:

@@ -35,7 +35,8 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from dksmfs.kernel.sysfs import Attribute, Directory, os_error
+from dksmfs.kernel.errors import kernel_error
+from dksmfs.kernel.sysfs import Attribute, Directory
 from dksmfs.mount.inodes import LAST_OFFSET, inode_table
 from dksmfs.mount.open_files import OpenFile
 
@@ -66,7 +67,7 @@ def _refused(number: int) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @answered
     async def refuse(*_request: object) -> None:
-        raise os_error(number)
+        raise kernel_error(number, "sysfs has no such call")
 
     return refuse
 
@@ -94,7 +95,7 @@ class SysfsOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         child = self._inodes[parent_inode].children.get(name)
         if child is None:
-            raise os_error(errno.ENOENT)
+            raise kernel_error(errno.ENOENT, f"no {name!r} here")
         return child.attributes
 
     @answered
@@ -111,7 +112,7 @@ class SysfsOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         if fields.update_size and attr.st_size > LAST_OFFSET:
-            raise os_error(errno.EFBIG)
+            raise kernel_error(errno.EFBIG, "larger than any file of sysfs")
         changed = self._inodes[inode]
         now_ns = time.time_ns()
         changed.keep(now_ns)
@@ -147,7 +148,7 @@ class SysfsOperations(pyfuse3.Operations):
         assert isinstance(opened.node, Attribute)
         _check_mode_bits(opened.attributes.st_mode, flags)
         if flags & os.O_DIRECT:
-            raise os_error(errno.EINVAL)
+            raise kernel_error(errno.EINVAL, "sysfs has no O_DIRECT")
         if flags & os.O_TRUNC:
             now_ns = time.time_ns()
             opened.keep(now_ns)
@@ -197,8 +198,8 @@ class SysfsOperations(pyfuse3.Operations):
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        # simple_xattr_list: the trusted ones are for CAP_SYS_ADMIN only
-        names = sorted(self._inodes[inode].xattrs)
+        # simple_xattr_list: the last name first, and the trusted ones for CAP_SYS_ADMIN only
+        names = sorted(self._inodes[inode].xattrs, reverse=True)
         return [XAttrNameT(n) for n in names if ctx.uid == 0 or not n.startswith(b"trusted.")]
 
     @answered
@@ -220,7 +221,8 @@ class SysfsOperations(pyfuse3.Operations):
         rdev: int,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        raise os_error(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
+        number = errno.EACCES if stat.S_ISREG(mode) else errno.EPERM
+        raise kernel_error(number, "sysfs makes no nodes for its users")
 
     @answered
     async def rename(
@@ -232,7 +234,8 @@ class SysfsOperations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        raise os_error(errno.EINVAL if flags else errno.EPERM)  # kernfs_iop_rename
+        number = errno.EINVAL if flags else errno.EPERM  # kernfs_iop_rename
+        raise kernel_error(number, "sysfs renames nothing for its users")
 
 
 def _check_mode_bits(mode: int, flags: int) -> None:
@@ -242,7 +245,7 @@ def _check_mode_bits(mode: int, flags: int) -> None:
     """
     wanted = (flags + 1) & os.O_ACCMODE
     if (wanted & _WRITES and not mode & 0o222) or (wanted & _READS and not mode & 0o444):
-        raise os_error(errno.EACCES)
+        raise kernel_error(errno.EACCES, "no mode bit allows it to anybody")
 
 
 def _copy_attributes(
