@@ -6,8 +6,10 @@ reference. A content never changes, with one exception: memory that a client sha
 machine (`StoredContent(..., stable=False)`) may change at any time.
 """
 
+import ctypes
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -20,9 +22,15 @@ _WORDS: Final = PAGE_SIZE // 8
 _U64_LIMIT: Final = 1 << 64
 _ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: they stay in the processor's cache
 
+_RUN_PAGES: Final = 64  # pages compared at once: both sides stay in the processor's cache
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
 Rows = npt.NDArray[np.uint8]  # shape (pages, 4096)
 Indices = npt.NDArray[np.int64]  # page numbers within a content
 Checksums = npt.NDArray[np.uint32]
+Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
 
 
 def page_checksum(page: bytes | memoryview) -> int:
@@ -30,12 +38,38 @@ def page_checksum(page: bytes | memoryview) -> int:
     return xxh64_intdigest(page) & 0xFFFFFFFF
 
 
-def checksum_rows(rows: Rows) -> Checksums:
+def checksum_rows(rows: Rows | Sequence[Rows]) -> Checksums:
     """The checksum of each row of `rows`."""
-    data = np.ascontiguousarray(rows).data.cast("B")
-    pages = (data[at : at + PAGE_SIZE] for at in range(0, len(data), PAGE_SIZE))
-    digests = np.fromiter(map(xxh64_intdigest, pages), np.uint64, len(rows))
+    digests = np.fromiter(map(xxh64_intdigest, rows), np.uint64, len(rows))
     return digests.astype(np.uint32)  # keeps the low 32 bits
+
+
+def equal_pages(left: Addresses, right: Addresses) -> npt.NDArray[np.bool_]:
+    """Whether the page at address `left[i]` has the same bytes as the one at `right[i]`."""
+    # Pages in a row that shall all equal one page are compared with their predecessors instead:
+    # that is one comparison of memory with itself, and proves the same if it finds no difference.
+    follows = np.zeros(len(left), np.bool_)
+    follows[1:] = (np.diff(left) == PAGE_SIZE) & (np.diff(right) == 0)
+    equal = _equal_runs(left, np.where(follows, left - PAGE_SIZE, right))
+    if follows.any() and not equal.all():
+        equal = _equal_runs(left, right)
+    return equal
+
+
+def _equal_runs(left: Addresses, right: Addresses) -> npt.NDArray[np.bool_]:
+    """`equal_pages`, in one go for pages that follow each other on both sides."""
+    equal = np.ones(len(left), np.bool_)
+    follows = (np.diff(left) == PAGE_SIZE) & (np.diff(right) == PAGE_SIZE)
+    starts = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(left)] if len(left) else []
+    for start, end in itertools.pairwise(starts):
+        for at in range(start, end, _RUN_PAGES):
+            run = slice(at, min(at + _RUN_PAGES, end))
+            if _memcmp(int(left[at]), int(right[at]), (run.stop - at) * PAGE_SIZE):
+                equal[run] = [
+                    _memcmp(one, other, PAGE_SIZE) == 0
+                    for one, other in zip(left[run].tolist(), right[run].tolist(), strict=True)
+                ]
+    return equal
 
 
 class Content(ABC):
@@ -47,6 +81,10 @@ class Content(ABC):
     @abstractmethod
     def rows(self, indices: Indices) -> Rows:
         """The bytes of the pages at `indices`, a row each. Not to be written to."""
+
+    def addresses(self, indices: Indices) -> Addresses:
+        """Where the pages at `indices` are in memory; 0 for those that are not stored as such."""
+        return np.zeros(len(indices), np.int64)
 
     def checksums(self, indices: Indices) -> Checksums:
         """The checksums of the pages at `indices`."""
@@ -67,6 +105,7 @@ class StoredContent(Content):
         self._bytes = np.frombuffer(buffer, np.uint8)
         self._whole = len(self._bytes) // PAGE_SIZE
         self._rows = self._bytes[: self._whole * PAGE_SIZE].reshape(self._whole, PAGE_SIZE)
+        self._address = self._bytes.ctypes.data
         self.stable = stable
 
     @property
@@ -86,6 +125,15 @@ class StoredContent(Content):
         tail = self._bytes[self._whole * PAGE_SIZE :]
         rows[~whole, : len(tail)] = tail
         return rows
+
+    def checksums(self, indices: Indices) -> Checksums:
+        if len(indices) and indices.max() < self._whole:
+            rows = self._rows
+            return checksum_rows([rows[index] for index in indices.tolist()])  # copies no page
+        return super().checksums(indices)
+
+    def addresses(self, indices: Indices) -> Addresses:
+        return np.where(indices < self._whole, self._address + indices * PAGE_SIZE, 0)
 
 
 def _rows_of_words(words: npt.NDArray[np.uint64]) -> Rows:

@@ -127,8 +127,9 @@ class Dksm:
         returns which those were.
 
         Pages are grouped by checksum, with a target for each group: the frame of the only
-        descriptor, if that is valid, else the group's first page, which will be tracked. If all
-        pages of the group have the target's bytes, and are at home, each replacement works.
+        descriptor, or without one the group's first page, which will be tracked. If all pages of
+        the group have the target's bytes (so the descriptor is not stale), and are at home, each
+        replacement works.
         """
         frames = self._memory.frames
         checksums = frames.checksums(batch.pfn)
@@ -142,7 +143,9 @@ class Dksm:
         known = self._table.lookup(checksums[first])
         untracked = known.descriptors == 0
         target = np.where(untracked, batch.pfn[first], known.pfn)
-        certain = untracked | ((known.descriptors == 1) & self._valid(target, checksums[first]))
+        certain = untracked.copy()
+        sole = known.descriptors == 1
+        certain[sole] = self._memory.frames.mapcount[target[sole]] > 0
 
         alike = np.zeros(len(order), np.bool_)
         alike[first] = untracked
