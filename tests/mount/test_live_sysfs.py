@@ -1,0 +1,41 @@
+"""Call by call, our files answer as the live sysfs of this machine does."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import KSM_SUBJECT, THP_SUBJECT
+from tests.mount.probes.__main__ import GROUPS
+from tests.mount.probes.subject import Subject
+from tests.mount.trees import differences, told
+
+pytestmark = pytest.mark.mounted
+
+NOT_OF_FILES = {"descriptions", "listings"}  # of directories that hold different things
+
+
+def walked(seed: int, one: Path, other: Path, subject: Subject, steps: int) -> list[str]:
+    module = "tests.mount.random_walk"
+    arguments = (str(seed), str(steps))
+    return differences(
+        told(module, one, subject, *arguments), told(module, other, subject, *arguments)
+    )
+
+
+def test_every_call_on_a_copy_of_ksm_answers_as_on_ksm(ksm: tuple[Path, Path]) -> None:
+    live, ours = (told("tests.mount.probes", place, KSM_SUBJECT) for place in ksm)
+    assert len(live) > 5000
+    assert differences(live, ours) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_walks_on_a_copy_of_ksm_and_on_ksm(ksm: tuple[Path, Path], seed: int) -> None:
+    assert walked(seed, *ksm, KSM_SUBJECT, steps=1500) == []
+
+
+def test_every_call_on_the_huge_page_mode_answers_as_the_live_one(thp: tuple[Path, Path]) -> None:
+    module = "tests.mount.probes"
+    live, ours = (
+        told(module, place, THP_SUBJECT, *sorted(set(GROUPS) - NOT_OF_FILES)) for place in thp
+    )
+    assert differences(live, ours) == []
