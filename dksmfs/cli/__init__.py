@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remark(str(error))
         return 1
     except OSError as error:
-        remark(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        said = error.strerror or str(error)
+        remark(f"{error.filename}: {said}" if error.filename else said)
         return 1
     return status

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dksmfs.cli import connection
-from dksmfs.cli.frame import add_command, print_json, remark
+from dksmfs.cli.frame import add_command, positive_number, print_json, printable, remark
 from dksmfs.errors import DksmfsError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ examples:
 """
 
 
+_LONGEST_NAME = 64  # characters of a process's name
+
+
 def add_parser(subparsers: "Subparsers") -> None:
     """Register the command."""
     parser = add_command(
@@ -41,19 +44,13 @@ def add_parser(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file with the bytes to load")
     parser.add_argument(
-        "--repeat", type=_count, default=1, metavar="N", help="load each file N times"
+        "--repeat", type=positive_number, default=1, metavar="N", help="load each file N times"
     )
     parser.add_argument(
         "--hold", action="store_true", help="keep the processes until Ctrl-C, then end them"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     connection.add_options(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 upwards")
-    return int(text)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         )
         _print(rows, options.json)
-        _explain(machine, rows)
+        explain(machine, rows)
         if options.hold:
             _hold(len(rows))
     return 0
@@ -101,19 +98,19 @@ def _run(options: argparse.Namespace) -> int:
 def _check(path: Path) -> None:
     """Refuse what is no file before anything is loaded; devices may never end."""
     if not path.exists():
-        raise DksmfsError(f"{path}: there is no such file")
+        raise DksmfsError(f"{printable(str(path))}: there is no such file")
     if not path.is_file():
-        raise DksmfsError(f"{path}: not a regular file")
+        raise DksmfsError(f"{printable(str(path))}: not a regular file")
     with path.open("rb"):
         pass
 
 
 def _advertise_all(machine: "Machine[Blocking]", names: list[str]) -> Iterator[Row]:
     for name in names:
-        process = machine.process(Path(name).name[:64])
+        process = machine.process(printable(Path(name).name)[:_LONGEST_NAME])
         with Path(name).open("rb") as file:
             pages = load(process, file.fileno())
-        yield advertise(machine, process, name, pages)
+        yield advertise(machine, process, printable(name), pages)
 
 
 def load(process: "Process[Blocking]", descriptor: int) -> int:
@@ -160,6 +157,7 @@ def _print(rows: list[Row], as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_footer=len(rows) > 1)
     table.add_column("process", "total", overflow="fold")
@@ -168,7 +166,7 @@ def _print(rows: list[Row], as_json: bool) -> None:
     table.add_column("share %", f"{total.share_percent:.1f}", justify="right")
     for row in rows:
         numbers = (f"{n:,}" for n in (row.pages, row.scanned, row.merged, row.failed))
-        table.add_row(row.process, *numbers, f"{row.share_percent:.1f}")
+        table.add_row(Text(row.process), *numbers, f"{row.share_percent:.1f}")
     Console(highlight=False).print(table)
 
 
@@ -176,7 +174,7 @@ def _fields(row: Row) -> dict[str, object]:
     return {**asdict(row), "share_percent": round(row.share_percent, 2)}
 
 
-def _explain(machine: "Machine[Blocking]", rows: list[Row]) -> None:
+def explain(machine: "Machine[Blocking]", rows: list[Row]) -> None:
     """Say why pages were not merged, where the reason can be put right."""
     if not machine.run:
         directory = connection.dksm_directory(machine)

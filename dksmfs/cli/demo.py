@@ -84,7 +84,7 @@ class _Demo:
     def _turn_on(self) -> None:
         directory = self.instance.dksm_directory
         _say(self.console, "A whole /sys is mounted. The six files of DKSM are in it:")
-        self.console.print(f"  $ ls {directory}", soft_wrap=True)
+        self.console.print(f"  $ ls {directory}", soft_wrap=True, markup=False)
         self.console.print("  " + "\n  ".join(sorted(path.name for path in directory.iterdir())))
         _say(self.console, "Huge pages do not merge, so they are turned off, and DKSM on:")
         huge_pages = directory.parent / "transparent_hugepage" / "enabled"
@@ -92,7 +92,7 @@ class _Demo:
         self._write("1", directory / "run")
 
     def _write(self, text: str, file: Path) -> None:
-        self.console.print(f"  $ echo {text} > {file}", soft_wrap=True)
+        self.console.print(f"  $ echo {text} > {file}", soft_wrap=True, markup=False)
         file.write_text(f"{text}\n")
 
     def _start_virtual_machines(self, images: list[Path]) -> "list[Process[Blocking]]":

@@ -6,6 +6,7 @@ function, so that ``dksmfs --help`` and ``dksmfs status`` answer at once.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,3 +41,19 @@ def print_json(value: Any) -> None:
 def remark(text: str) -> None:
     """Say something on standard error that is not the result of the command."""
     print(f"dksmfs: {text}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a file's name as any terminal and any program can take it.
+
+    Bytes that are not UTF-8 and control characters are escaped.
+    """
+    decoded = os.fsencode(text).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+
+
+def positive_number(text: str) -> int:
+    """Parse an argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 upwards")
+    return int(text)

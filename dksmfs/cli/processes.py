@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dksmfs.cli import connection
-from dksmfs.cli.advertise import advertise, load
-from dksmfs.cli.frame import add_command, print_json
+from dksmfs.cli.advertise import advertise, explain, load
+from dksmfs.cli.frame import add_command, positive_number, print_json
 from dksmfs.errors import DksmfsError
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ def add_parser(subparsers: "Subparsers") -> None:
     spawn = add_command(
         subparsers, "spawn", _spawn, "start a process that outlives the command", SPAWN_DESCRIPTION
     )
-    spawn.add_argument("name", metavar="NAME", help="a name that no such process has yet")
+    spawn.add_argument(
+        "name", type=_name, metavar="NAME", help="a name that no such process has yet"
+    )
     pages = spawn.add_mutually_exclusive_group()
     pages.add_argument("--image", metavar="FILE", help="pages that hold the bytes of FILE")
-    pages.add_argument("--pages", type=int, metavar="N", help="N pages with --content")
+    pages.add_argument("--pages", type=positive_number, metavar="N", help="N pages with --content")
     spawn.add_argument(
         "--content",
-        default="zero",
         metavar="WHAT",
-        help="what the pages hold: zero (default), seed:N, const:V, index:B or pattern:S",
+        help="what the N pages hold: zero (default), seed:N, const:V, index:B or pattern:S",
     )
     spawn.add_argument("--advertise", action="store_true", help="advertise the pages at once")
     spawn.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -69,7 +70,15 @@ def add_parser(subparsers: "Subparsers") -> None:
     connection.add_options(kill)
 
 
+def _name(text: str) -> str:
+    if not (0 < len(text) <= 64 and text.isprintable()):
+        raise argparse.ArgumentTypeError("a name has 1 to 64 characters, all of them printable")
+    return text
+
+
 def _spawn(options: argparse.Namespace) -> int:
+    if options.content is not None and options.pages is None:
+        raise DksmfsError("--content says what the pages of --pages N hold; give both")
     with connection.connected(options) as machine:
         if any(found.name == options.name for found in _detached(machine)):
             raise DksmfsError(f"a process {options.name} runs already; see: dksmfs ps")
@@ -79,13 +88,15 @@ def _spawn(options: argparse.Namespace) -> int:
                 with Path(options.image).open("rb") as file:
                     pages = load(process, file.fileno())
             elif options.pages is not None:
-                pages = process.mmap(pages=options.pages, fill=options.content).pages
+                pages = process.mmap(pages=options.pages, fill=options.content or "zero").pages
             else:
                 pages = 0
             row = advertise(machine, process, options.name, pages) if options.advertise else None
         except BaseException:
             process.exit()
             raise
+        if row is not None:
+            explain(machine, [row])
     if options.json:
         counts = {} if row is None else {"merged": row.merged, "failed": row.failed}
         print_json({"pid": process.pid, "name": options.name, "pages": pages, **counts})

@@ -7,6 +7,7 @@ and `pages`; `vpn` is a virtual page number counted from `BASE`.
 
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
@@ -194,12 +195,15 @@ class Scenario(Struct, kw_only=True):
     drain: bool = True
 
 
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What bytes from outside can raise. RecursionError: deeply nested arrays."""
+
 _scenario_decoder = msgspec.json.Decoder(Scenario)
 _step_decoder: msgspec.json.Decoder[AnyStep] = msgspec.json.Decoder(AnyStep)
 
 
 def decode_step(raw: Raw) -> AnyStep:
-    """The step; `msgspec.ValidationError` says what is not understood about it."""
+    """The step; one of `UNDECODABLE` says what is not understood about it."""
     return _step_decoder.decode(raw)
 
 
@@ -210,14 +214,16 @@ def load_scenarios(source: str) -> Iterator[Scenario]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _decode_scenario(source, number, line)
-    except (OSError, EOFError) as error:
+    except OSError as error:
+        raise DksmfsError(f"{source}: {error.strerror or error}") from None
+    except (EOFError, zlib.error) as error:
         raise DksmfsError(f"{source}: {error}") from None
 
 
 def _decode_scenario(source: str, number: int, line: bytes) -> Scenario:
     try:
         return _scenario_decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DksmfsError(f"{source}, line {number}: not a scenario: {error}") from None
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from dksmfs.control import messages as m
 from dksmfs.control.dispatch import Dispatcher
+from dksmfs.errors import DksmfsError
 from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.dksm_attrs import dksm_tree
 from dksmfs.kernel.machine import ADVICE, Machine
@@ -134,7 +135,7 @@ def replay(scenario: r.Scenario, target: Target) -> Outcome:
         outcome.steps += 1
         try:
             step = r.decode_step(raw)
-        except msgspec.ValidationError as error:
+        except r.UNDECODABLE as error:
             operation = bytes(raw).decode(errors="replace")
             outcome.mismatches.append(
                 Mismatch(scenario.name, number, operation, "a known step", str(error))
@@ -189,7 +190,7 @@ class Player:
             if signal is not None:
                 return {"signal": signal}
             return {"ret": -1, "errno": errno.errorcode.get(error.errno or 0, str(error))}
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, DksmfsError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def end(self) -> None:

@@ -3,8 +3,13 @@
 import json
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,7 @@ class CommandLine:
         return [sys.executable, "-m", "dksmfs", *map(str, arguments)]
 
     def __call__(
-        self, *arguments: str | Path, cwd: Path | None = None
+        self, *arguments: str | Path, cwd: Path | None = None, timeout_s: float = TIMEOUT_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
@@ -39,7 +44,7 @@ class CommandLine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
         )
 
     def succeed(self, *arguments: str | Path, cwd: Path | None = None) -> str:
@@ -109,3 +114,25 @@ def wait_for_end(process: int) -> None:
     ready, _, _ = select.select([descriptor], [], [], TIMEOUT_S)
     os.close(descriptor)
     assert ready, f"process {process} has not ended"
+
+
+@contextmanager
+def command_line() -> Iterator[CommandLine]:
+    """A command line that must leave no mount, no process and no file behind."""
+    # Not tmp_path: a socket's path may have 107 bytes only.
+    line = CommandLine(Path(tempfile.mkdtemp(prefix="dksmfs-test-")))
+    line.directory.chmod(0o755)
+    try:
+        yield line
+    finally:
+        mounts, processes = line.mounts(), line.processes()
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+            wait_for_end(process)
+        for place in mounts:
+            subprocess.run(["umount", "-l", place], check=True)
+        files = list((line.runtime / "dksmfs").glob("*"))
+        shutil.rmtree(line.directory)
+    assert mounts == []
+    assert processes == []
+    assert files == []
