@@ -79,7 +79,8 @@ def test_described_pages(dksmfs: CommandLine) -> None:
     assert [process["rss_pages"] for process in processes(dksmfs)] == [10, 10, 10, 10, 0]
 
 
-def test_what_cannot_be_spawned_leaves_nothing(dksmfs: CommandLine, directory: Path) -> None:
+@pytest.mark.usefixtures("directory")
+def test_what_cannot_be_spawned_leaves_nothing(dksmfs: CommandLine) -> None:
     dksmfs.succeed("spawn", "vm")
     for arguments, reason in (
         (["vm"], "a process vm runs already"),
@@ -113,7 +114,8 @@ def test_processes_of_clients_are_shown_and_not_killed(dksmfs: CommandLine, sock
     assert names(dksmfs) == []
 
 
-def test_kill_ends_all_or_none(dksmfs: CommandLine, socket: str) -> None:
+@pytest.mark.usefixtures("directory")
+def test_kill_ends_all_or_none(dksmfs: CommandLine) -> None:
     dksmfs.succeed("spawn", "vm")
     assert "there is no process absent" in dksmfs.fail("kill", "vm", "absent")
     assert names(dksmfs) == ["vm"]
