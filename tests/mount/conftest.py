@@ -5,6 +5,7 @@ A process must never read a mount that it serves itself: it would wait for its o
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ def fresh_dksm() -> Iterator[Path]:
 @pytest.fixture
 def ksm() -> Iterator[tuple[Path, Path]]:
     """The live directory of KSM, and a copy of it that is served by our code."""
+    with ksm_and_copy() as places:
+        yield places
+
+
+@pytest.fixture(scope="module")
+def shared_ksm() -> Iterator[tuple[Path, Path]]:
+    """The same for all tests of a module, which leave both as they were."""
+    with ksm_and_copy() as places:
+        yield places
+
+
+@contextmanager
+def ksm_and_copy() -> Iterator[tuple[Path, Path]]:
     need_mounts()
     path = live(KSM, ("sleep_millisecs", "full_scans"))
     with untouched(path), mirrored(path) as mirror:

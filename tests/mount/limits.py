@@ -7,6 +7,8 @@ exactly these differences.
 import re
 from dataclasses import dataclass
 
+NO_PROBE = "(?!)"
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -18,7 +20,7 @@ class Limit:
 
     what: str
     why: str
-    probes: str = "(?!)"
+    probes: str = NO_PROBE
     recorded: tuple[str, ...] = ()
 
 
