@@ -194,20 +194,10 @@ busybox vi -c :q {W} < /dev/null > /dev/null 2>&1; echo $?
 COMMANDS = [line for line in (SHELL + BUSYBOX).splitlines() if line]
 
 
-PROGRAMS = [
-    "busybox",
-    "rsync",
-    "perl",
-    "file",
-    "hexdump",
-    "strings",
-    "rev",
-    "python3",
-    "systemd-tmpfiles",
-    "systool",
-    "setfattr",
-    "strace",
-]
+PROGRAMS = {
+    *("busybox", "rsync", "perl", "file", "hexdump", "strings", "rev", "python3"),
+    *("systemd-tmpfiles", "setfattr", "strace"),
+}
 """Those that a machine may lack; all others belong to the base system."""
 
 
