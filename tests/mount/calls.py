@@ -20,6 +20,7 @@ LIBC.mmap.restype = ctypes.c_long
 
 SYS_GETDENTS64 = 217
 SYS_RENAMEAT2 = 316
+SYS_OPENAT2 = 437
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 AT_FDCWD = -100
 BAD_ADDRESS = ctypes.c_void_p(1)
@@ -108,6 +109,16 @@ def try_open(path: str, flags: int) -> Outcome:
         return failed(error.errno)
     os.close(descriptor)
     return succeeded()
+
+
+def openat2(path: str, flags: int, resolve: int) -> Outcome:
+    """Open with restrictions, and close."""
+    how = struct.pack("QQQ", flags, 0, resolve)
+    outcome = libc("syscall", SYS_OPENAT2, AT_FDCWD, path.encode(), how, len(how))
+    if outcome["errno"] is None:
+        os.close(outcome["ret"])
+        outcome["ret"] = 0
+    return outcome
 
 
 def read(descriptor: int, size: int) -> Outcome:

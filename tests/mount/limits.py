@@ -45,6 +45,11 @@ LIMITS = (
         ("O_APPEND fd: lseek(0, SEEK_CUR)",),
     ),
     Limit(
+        "a limit of the size of files (`ulimit -f`) applies to writes",
+        "the kernel holds every write of a FUSE file against it, but none to sysfs",
+        r"file size limit \d+: pwrite",
+    ),
+    Limit(
         "`pwrite` on a descriptor open for reading gives EBADF, not ESPIPE",
         "sysfs takes the permission to `pwrite` away from such descriptors; the daemon has no say "
         "in that",

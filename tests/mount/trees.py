@@ -1,5 +1,6 @@
 """Live trees of sysfs, trees of our own that are served by another process, and how to compare."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.mount.calls import Outcome
+from tests.mount.calls import Outcome, opened
 from tests.mount.limits import is_limit
 from tests.mount.probes.subject import Subject
 
@@ -110,15 +111,20 @@ class State:
 
 @contextmanager
 def untouched(live: Path) -> Iterator[None]:
-    """Leave a live directory as it was: texts, modes, owners, times, extended attributes."""
+    """Leave a live directory as it was: texts, modes, owners, times, extended attributes.
+
+    There is only one of it, so tests that run at the same time wait for one another.
+    """
     nodes = [live, *sorted(path for path in live.iterdir() if path.is_file())]
-    before = {path: State.of(path) for path in nodes}
-    try:
-        yield
-    finally:
-        for path, was in before.items():
-            was.put_back(path)
-    assert {path: State.of(path) for path in nodes} == before
+    with opened(str(live.parent)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = {path: State.of(path) for path in nodes}
+        try:
+            yield
+        finally:
+            for path, was in before.items():
+                was.put_back(path)
+        assert {path: State.of(path) for path in nodes} == before
 
 
 def chosen(text: str) -> str:

@@ -12,6 +12,7 @@ from itertools import product
 
 from tests.mount import calls
 from tests.mount.calls import Outcome, call, libc, lstat, opened, try_open, user
+from tests.mount.execution import execve
 from tests.mount.probes.subject import Probes, Subject, content, store, without_times
 
 
@@ -76,6 +77,21 @@ def modes_and_owners(subject: Subject) -> Probes:
 
 
 CLOCK_REALTIME_COARSE = 5
+
+
+def groups(subject: Subject) -> Probes:
+    """The bits of the group count for who is in the group; sysfs is never executable."""
+    os.chown(subject.writable, 0, 1000)
+    for mode in (0o664, 0o460, 0o004, 0o777):
+        os.chmod(subject.writable, mode)
+        yield f"execve with {mode:o}", execve(subject.writable)
+        with user(1000):
+            for flag in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+                outcome = try_open(subject.writable, flag)
+                yield f"group of 1000, mode {mode:o}: open({flag})", outcome
+            yield f"execve with {mode:o} by 1000", execve(subject.writable)
+    os.chown(subject.writable, 0, 0)
+    os.chmod(subject.writable, 0o644)
 
 
 def times(subject: Subject) -> Probes:

@@ -1,5 +1,8 @@
 """Opening: every flag, every odd name, and what is known of a file without opening it."""
 
+# ruff: noqa: PTH109
+# (the system calls themselves are what is tried here)
+
 import os
 from itertools import product
 
@@ -45,6 +48,15 @@ def opens(subject: Subject) -> Probes:
     for length in (254, 255, 256, 300, 1000, 1024, 1025, 4095, 4096):
         for how in (os.O_RDONLY, os.O_WRONLY | os.O_CREAT):
             yield f"open(name of {length}, {how:#o})", try_open("a" * length, how)
+
+
+def restricted_opens(subject: Subject) -> Probes:
+    """``openat2`` with each restriction of how a path may be resolved."""
+    words = ("NO_XDEV", "NO_MAGICLINKS", "NO_SYMLINKS", "BENEATH", "IN_ROOT", "CACHED")
+    for name in [*subject.files, ".", "missing", "..", f"{os.getcwd()}/{subject.writable}"]:
+        for bit, word in enumerate(words):
+            outcome = calls.openat2(name, os.O_RDONLY, 1 << bit)
+            yield f"openat2({name.rpartition('/')[2]}, {word})", outcome
 
 
 def names(subject: Subject) -> Probes:

@@ -4,6 +4,8 @@
 # (the system calls themselves are what is tried here)
 
 import os
+import resource
+import signal
 import tempfile
 from itertools import product
 
@@ -79,6 +81,23 @@ def writes_through_odd_descriptors(subject: Subject) -> Probes:
     with opened(subject.writable) as file:
         yield "read-only: write", call(os.write, file, one)
         yield "read-only: pwrite", call(os.pwrite, file, one, 0)
+
+
+def limited_writes(subject: Subject) -> Probes:
+    """Writes under a limit of the size of files."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for limit in (0, 1, 4096, 5000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        for offset in (0, 4096, 10000):
+            with opened(subject.writable, os.O_WRONLY) as file:
+                outcome = call(os.pwrite, file, subject.other.encode(), offset)
+            yield f"file size limit {limit}: pwrite at {offset}", outcome
+        outcome = call(os.truncate, subject.writable, 6000)
+        yield f"file size limit {limit}: truncate", outcome
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+    store(subject, subject.one)
 
 
 def writes_of_others(subject: Subject) -> Probes:
