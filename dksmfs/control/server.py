@@ -13,7 +13,7 @@ import resource
 import select
 import socket
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -163,7 +163,7 @@ class Connection:
     async def _reply(self, call: Call, is_last: bool) -> bytes:
         id = None if call.id is UNSET else call.id
         try:
-            memory = self._take_memory(call, is_last)
+            memory = self._take_memory(call, is_last) if self._may_carry(call) else ()
             return wire.encode_result(id, await self._carry_out(call, memory))
         except (ProtocolError, OSError) as error:
             return wire.encode_error(id, error)
@@ -176,7 +176,7 @@ class Connection:
             text = "internal error; the daemon's log says more"
             return wire.encode_error(id, ProtocolError(wire.INTERNAL_ERROR, text))
 
-    async def _carry_out(self, call: Call, memory: list[Memory]) -> Any:
+    async def _carry_out(self, call: Call, memory: Sequence[Memory]) -> Any:
         if not self._dispatcher.changes(call.request):
             return self._dispatcher.start(call.request, self._caller, memory)
         try:
@@ -202,6 +202,9 @@ class Connection:
                 steps.close()
                 raise trio.BrokenResourceError("the client is gone")
             await trio.lowlevel.checkpoint()
+
+    def _may_carry(self, call: Call) -> bool:
+        return bool(self._descriptors or call.descriptors) or memfd_index(call.request) is not None
 
     def _take_memory(self, call: Call, is_last: bool) -> list[Memory]:
         """Map the descriptors of `call`. They are closed, whatever becomes of it."""

@@ -76,7 +76,15 @@ def sharing(job: Job, request: m.ViewSharing) -> m.Sharing:
 
 def stats(job: Job, _: m.ReadStats) -> m.Stats:
     """The six values."""
-    return msgspec.convert(job.machine.dksm, m.Stats, from_attributes=True)
+    dksm = job.machine.dksm
+    return m.Stats(
+        run=dksm.run,
+        pages_scanned=dksm.pages_scanned,
+        pages_merged=dksm.pages_merged,
+        merging_failed=dksm.merging_failed,
+        hashtable_entries=dksm.hashtable_entries,
+        hashtable_size=dksm.hashtable_size,
+    )
 
 
 def _numbers(pages: Iterable[PageInfo]) -> list[m.PageNumber]:

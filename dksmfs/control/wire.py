@@ -139,16 +139,17 @@ class LineBuffer:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take in what arrived, give out the lines that are complete, without their newlines."""
-        *complete, rest = data.split(b"\n")
-        lines: list[bytes | None] = []
-        if complete:
-            lines.append(self._finish(complete[0]))
-            lines.extend(line if len(line) <= self._limit else None for line in complete[1:])
+        first, newline, more = data.partition(b"\n")
+        self._keep(first)
+        if not newline:
+            return []
+        *complete, rest = more.split(b"\n")
+        lines = [self._finish()]
+        lines += [line if len(line) <= self._limit else None for line in complete]
         self._keep(rest)
         return lines
 
-    def _finish(self, end: bytes) -> bytes | None:
-        self._keep(end)
+    def _finish(self) -> bytes | None:
         line = None if self._oversize else bytes(self._tail)
         self._tail.clear()
         self._oversize = False

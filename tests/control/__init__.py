@@ -1,0 +1,1 @@
+"""The protocol, the server and the clients."""

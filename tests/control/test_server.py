@@ -1,0 +1,298 @@
+"""The real socket: order, ownership, slices, many clients, and clients that die."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from dksmfs.control import server
+from dksmfs.kernel.machine import Machine
+from tests.control.serving import PAGE, Raw, Served, memfd, raw_connection, serving
+
+PAGES = 65_536  # enough for sixteen slices
+
+
+def line(method: str, id: object = 1, **params: object) -> bytes:
+    request = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+    return msgspec.json.encode(request) + b"\n"
+
+
+async def big_process(raw: Raw, pages: int = PAGES) -> tuple[int, int]:
+    """A process whose pages, all the same, take many slices to advertise."""
+    await raw.result("store", file="run", data="1")
+    pid = (await raw.result("spawn", name="big"))["pid"]
+    mapping = await raw.result("mmap", pid=pid, length=pages * PAGE, content="const:7")
+    return pid, mapping["address"]
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        await raw.send(b"".join(line("spawn", n, name=f"vm-{n}") for n in range(3000)))
+        for n in range(3000):
+            assert await raw.answer() == {"jsonrpc": "2.0", "id": n, "result": {"pid": n + 1}}
+
+
+async def test_a_notification_is_carried_out_without_a_reply() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        await raw.send(b'{"jsonrpc":"2.0","method":"spawn","params":{"name":"quiet"}}\n')
+        await raw.send(b'{"jsonrpc":"2.0","method":"exit","params":{"pid":99}}\n')
+        assert [p["name"] for p in (await raw.result("ps"))["processes"]] == ["quiet"]
+
+
+async def test_blank_lines_and_carriage_returns_do_no_harm() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        await raw.send(b"\n  \r\n" + line("stats")[:-1] + b"\r\n")
+        assert (await raw.answer())["result"]["hashtable_size"] == 4096
+
+
+async def test_a_request_may_arrive_in_pieces() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        for byte in line("spawn", name="slow"):
+            await raw.send(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await raw.answer())["result"] == {"pid": 1}
+
+
+async def test_looks_are_served_between_the_slices_of_an_advertisement() -> None:
+    async with (
+        serving() as served,
+        raw_connection(served) as writer,
+        raw_connection(served) as reader,
+    ):
+        pid, address = await big_process(writer)
+        await writer.send(
+            line("madvise", pid=pid, address=address, length=PAGES * PAGE, advice="mergeable")
+        )
+        seen = [0]
+        while seen[-1] < PAGES:
+            seen.append((await reader.result("stats"))["pages_scanned"])
+        assert [n for n in seen if 0 < n < PAGES], "all at once"
+        assert (await writer.answer())["result"] == {}
+
+
+class Endless:
+    """A madvise that goes on from slice to slice until it is told to end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = trio.Event()
+        self.outcome = "unfinished"
+        self.may_end = False
+        monkeypatch.setattr(Machine, "madvise_slices", lambda *_: self._slices())
+
+    def _slices(self) -> Iterator[None]:
+        try:
+            self.begun.set()
+            while not self.may_end:
+                yield
+            self.outcome = "finished"
+        except GeneratorExit:
+            self.outcome = "given up"
+            raise
+
+
+ADVISE = line("madvise", pid=1, address=0, length=PAGE, advice="mergeable")
+
+
+async def test_changes_wait_for_an_advertisement_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless(monkeypatch)
+    async with (
+        serving() as served,
+        raw_connection(served) as first,
+        raw_connection(served) as second,
+        raw_connection(served) as reader,
+    ):
+        await first.result("spawn", name="first")
+        await first.send(ADVISE)
+        await endless.begun.wait()
+        await second.send(line("spawn", name="second"))
+        for _ in range(50):
+            assert len((await reader.result("ps"))["processes"]) == 1
+        endless.may_end = True
+        assert (await first.answer())["result"] == {}
+        assert (await second.answer())["result"] == {"pid": 2}
+
+
+async def test_changes_wait_for_whoever_holds_the_lock() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        async with served.exclusive:
+            await raw.send(line("spawn", name="x"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert served.machine.processes() == []
+        assert (await raw.answer())["result"] == {"pid": 1}
+
+
+async def test_processes_exit_with_their_connection() -> None:
+    async with serving() as served, raw_connection(served) as raw:
+        async with raw_connection(served) as other:
+            await other.result("spawn", name="a")
+            await other.result("fork", pid=1)
+            kept = (await other.result("spawn", name="kept", detached=True))["pid"]
+        await only_detached(served)
+        shown = (await raw.result("ps"))["processes"]
+        assert [(p["name"], p["owner"]) for p in shown] == [("kept", "detached")]
+        await raw.result("exit", pid=kept)
+
+
+async def only_detached(served: Served) -> None:
+    """Wait until the connections that are gone have taken their processes with them."""
+    while [p for p in served.machine.processes() if p.name not in ("kept", "own")]:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_another_connections_process_cannot_be_changed() -> None:
+    async with serving() as served, raw_connection(served) as mine, raw_connection(served) as other:
+        await mine.result("spawn", name="own")
+        for refused in ("exit", "fork"):
+            error = (await other.ask(refused, pid=1))["error"]
+            assert (error["code"], error["data"]) == (-32000, {"errno": "EPERM"})
+        assert (await other.result("smaps", pid=1))["mappings"] == []
+
+
+async def test_death_in_the_middle_of_a_line() -> None:
+    async with serving() as served, raw_connection(served) as witness:
+        await witness.result("spawn", name="own")
+        with memfd(b"x", fcntl.F_SEAL_SHRINK) as descriptor:
+            async with raw_connection(served) as raw:
+                await raw.result("spawn", name="dies")
+                await raw.send(line("mmap", pid=2)[:20], [descriptor])
+        await only_detached(served)
+        assert len((await witness.result("ps"))["processes"]) == 1
+
+
+async def test_death_in_the_middle_of_an_advertisement(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless(monkeypatch)
+    async with serving() as served, raw_connection(served) as witness:
+        async with raw_connection(served) as raw:
+            await raw.result("spawn", name="dies")
+            await raw.send(ADVISE)
+            await endless.begun.wait()
+        await only_detached(served)
+        assert endless.outcome == "given up"
+        assert not served.exclusive.locked()
+        await witness.result("spawn", name="own")
+
+
+async def test_shutdown_in_the_middle_of_an_advertisement(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless(monkeypatch)
+    async with serving() as served, raw_connection(served) as raw:
+        await raw.result("spawn", name="dies")
+        await raw.send(ADVISE)
+        await endless.begun.wait()
+        served.server.cancel()
+        assert await raw.line() == b""
+        assert served.machine.processes() == []
+
+
+async def test_death_with_requests_and_replies_under_way() -> None:
+    async with serving() as served, raw_connection(served) as witness:
+        await witness.result("spawn", name="own")
+        for sent in range(1, 2000, 300):
+            async with raw_connection(served) as raw:
+                await raw.send(line("spawn", name="dies") * sent)
+        await only_detached(served)
+        assert len((await witness.result("ps"))["processes"]) == 1
+
+
+async def test_a_killed_client_process() -> None:
+    program = (
+        "import sys\n"
+        "from dksmfs import connect\n"
+        "machine = connect(sys.argv[1])\n"
+        "machine.process('dies').mmap(pages=3, fill='zero')\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    async with serving() as served:
+        killed = await trio.lowlevel.open_process(
+            [sys.executable, "-c", program, served.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert killed.stdin is not None
+        assert killed.stdout is not None
+        async with killed.stdin, killed.stdout:
+            assert await killed.stdout.receive_some()
+            assert [p.name for p in served.machine.processes()] == ["dies"]
+            killed.send_signal(signal.SIGKILL)
+            await killed.wait()
+        await only_detached(served)
+
+
+async def test_a_client_that_takes_no_replies_holds_up_nobody() -> None:
+    async with (
+        serving() as served,
+        raw_connection(served) as witness,
+        raw_connection(served) as deaf,
+    ):
+        await send_until_full(deaf, line("show", file="run"))
+        await witness.result("spawn", name="own")
+        assert (await witness.result("stats"))["run"] == 0
+
+
+async def send_until_full(raw: Raw, request: bytes) -> None:
+    """Send requests until the server, waiting to send replies, reads no more of them."""
+    with suppress(BlockingIOError):
+        while True:
+            with socket.socket(fileno=os.dup(raw.stream.socket.fileno())) as stream:
+                stream.send(request * 500, socket.MSG_DONTWAIT)
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_many_clients_at_once() -> None:
+    async with serving() as served:
+        await served_by_all(served, clients=60)
+        assert served.machine.dksm.pages_scanned == 60 * 8
+
+
+async def served_by_all(served: Served, clients: int) -> None:
+    async with raw_connection(served) as raw:
+        await raw.result("store", file="run", data="1")
+
+    async def client(number: int) -> None:
+        async with raw_connection(served) as raw:
+            pid = (await raw.result("spawn", name=f"vm-{number}"))["pid"]
+            region = await raw.result("mmap", pid=pid, length=8 * PAGE, content=f"seed:{number}")
+            extent = {"pid": pid, "address": region["address"], "length": 8 * PAGE}
+            await raw.result("madvise", **extent, advice="mergeable")
+            assert (await raw.result("pagemap", **extent))["huge_pages"] == 0
+
+    async with trio.open_nursery() as nursery:
+        for number in range(clients):
+            nursery.start_soon(client, number)
+
+
+async def test_too_many_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_connection_limit", lambda: 2)
+    async with serving() as served, raw_connection(served) as first:
+        async with raw_connection(served), await trio.open_unix_socket(served.path) as third:
+            error = (await Raw(third).answer())["error"]
+            assert error["data"] == {"errno": "EMFILE"}
+        while True:  # until the server has noticed that the second has gone
+            async with await trio.open_unix_socket(served.path) as third:
+                if "error" not in await Raw(third).answer():
+                    break
+        assert (await first.result("stats"))["run"] == 0
+
+
+async def test_a_bug_of_ours_is_answered_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: Machine, name: str) -> int:
+        raise AssertionError(name)
+
+    async with serving() as served, raw_connection(served) as raw:
+        with monkeypatch.context() as patched:
+            patched.setattr(Machine, "spawn", broken)
+            answer = await raw.ask("spawn", name="x")
+        assert answer["error"]["code"] == -32603
+        assert "AssertionError: x" in caplog.text
+        assert await raw.result("spawn", name="x") == {"pid": 1}
