@@ -1,4 +1,4 @@
-"""Some five thousand calls on one directory of sysfs, or of something that claims to be one.
+"""More than five thousand calls on one directory of sysfs, or of something that claims to be one.
 
 ``python -m tests.mount.probes DIRECTORY SUBJECT [GROUP...]`` makes them, in a process of its own
 because they change the user and the directory, and prints what each returned, as JSON. SUBJECT
