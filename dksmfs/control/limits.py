@@ -22,9 +22,9 @@ MAX_DESCRIPTORS: Final = 16
 MAX_LENGTH: Final = 1 << 47
 """Bytes of a mapping: all that an x86-64 process can address."""
 
-MAX_POPULATED: Final = 1 << 36
-"""Bytes that one request may bring into being (64 GiB): the page tables of more would not fit
-the daemon. Larger requests get ENOMEM, as on a machine of that size."""
+MAX_POPULATED: Final = 1 << 34
+"""Bytes that one request may bring into being (16 GiB): everybody else waits while their pages
+are made. Larger requests get ENOMEM, as on a machine of that size."""
 
 MAX_VIEW: Final = 1 << 26
 """Bytes of address space in one pagemap or contents reply (16,384 pages): other clients wait

@@ -37,6 +37,6 @@ def test_every_method_and_parameter_is_listed() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     assert limits.PROTOCOL == 1
     sizes = (limits.MAX_LINE, limits.MAX_INLINE, limits.MAX_LENGTH, limits.MAX_POPULATED)
-    assert sizes == (1 << 20, 512 << 10, 1 << 47, 64 << 30)
+    assert sizes == (1 << 20, 512 << 10, 1 << 47, 16 << 30)
     assert (limits.MAX_VIEW, limits.MAX_SHARING) == (64 << 20, 262_144)
     assert limits.MAX_DESCRIPTORS == 16

@@ -282,7 +282,7 @@ def path_only() -> Iterator[int]:
 @contextmanager
 def sparse() -> Iterator[int]:
     descriptor = os.memfd_create("sparse", os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, 1 << 35)
+    os.ftruncate(descriptor, 1 << 33)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SHRINK)
     yield descriptor
     os.close(descriptor)

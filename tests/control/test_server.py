@@ -270,6 +270,22 @@ async def served_by_all(served: Served, clients: int) -> None:
             nursery.start_soon(client, number)
 
 
+async def test_memfds_are_unmapped_when_nobody_holds_their_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dksmfs.control.memfd.MAX_MAPPED", 2)
+    with memfd(b"x" * PAGE, fcntl.F_SEAL_SHRINK) as descriptor:
+        async with serving() as served, raw_connection(served) as raw:
+            for pid in range(1, 4):
+                await raw.result("spawn", name="own")
+                request = {"pid": pid, "length": PAGE, "content": {"memfd": 0}}
+                for _ in range(2):
+                    await raw.result("mmap", [descriptor], **request)
+                refused = await raw.ask("mmap", [descriptor], **request)
+                assert refused["error"]["data"] == {"errno": "ENOMEM"}
+                await raw.result("exit", pid=pid)
+
+
 async def test_too_many_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_connection_limit", lambda: 2)
     async with serving() as served, raw_connection(served) as first:

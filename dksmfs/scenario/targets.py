@@ -1,0 +1,113 @@
+"""The machines that scenarios run on.
+
+In memory, by the same requests that come over the socket; or a mounted one, where the files of
+the dksm directory are real files.
+"""
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from msgspec.structs import replace
+
+from dksmfs.control import messages as m
+from dksmfs.control.content import carried_if_any
+from dksmfs.control.dispatch import Dispatcher
+from dksmfs.kernel.dksm_attrs import dksm_tree
+from dksmfs.kernel.machine import Machine
+
+R = TypeVar("R")
+
+
+class Target(Protocol):
+    """A machine to run scenarios on."""
+
+    def ask(self, request: m.Request[R]) -> R:
+        """Carry out a request; OSError as the kernel answers."""
+
+    def read(self, file: str) -> str:
+        """The content of a file in the dksm directory."""
+
+    def write(self, file: str, data: bytes) -> int:
+        """One write(2) to a file in the dksm directory; `OpenError` if it cannot be opened."""
+
+
+class OpenError(OSError):
+    """The file could not be opened."""
+
+
+class MemoryTarget:
+    """A machine in this process: a fresh one, unless one is given."""
+
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or Machine(thp="never")
+        self._dispatcher = Dispatcher(self.machine, dksm_tree(self.machine))
+
+    def ask(self, request: m.Request[R]) -> R:
+        """Hand the request to the machine, as the server does."""
+        return self._dispatcher.handle(request)
+
+    def read(self, file: str) -> str:
+        """Show the attribute."""
+        return self.ask(m.Show(file)).data
+
+    def write(self, file: str, data: bytes) -> int:
+        """Store into the attribute."""
+        try:
+            return self.ask(m.Store(file, data.decode("latin-1"))).ret
+        except OSError as error:
+            raise open_error(error) from None
+
+
+def open_error(error: OSError) -> OSError:
+    """What a store failed with, as an `OpenError` where open(2) would have failed already."""
+    if error.errno in (errno.EACCES, errno.ENOENT, errno.EISDIR):
+        return OpenError(*error.args)
+    return error
+
+
+class MountedTarget:
+    """A daemon: requests go over its socket, files are read and written where it is mounted.
+
+    One daemon serves for many scenarios, one after the other. `number` is different for each:
+    files in memory stay, so those of another scenario must not be found.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[m.Request[Any], Sequence[int]], Any],
+        directory: Path,
+        number: int,
+    ) -> None:
+        self._ask = ask
+        self._directory = directory
+        self._number = number
+        self.write("run", b"0")
+        self.ask(m.SetThp("never"))
+
+    def ask(self, request: m.Request[R]) -> R:
+        """Send the request; large contents go as a memfd."""
+        sent: Any = request
+        if isinstance(request, m.Mmap | m.Mkfile) and request.file is not None:
+            sent = replace(sent, file=f"{self._number}.{request.file}")
+        content = getattr(request, "content", None)
+        data = content.data if isinstance(content, m.Carried) else None
+        with carried_if_any(data, None, None) as (carrier, descriptors):
+            if carrier is not None:
+                sent = replace(sent, content=carrier)
+            reply: R = self._ask(sent, descriptors)
+        return reply
+
+    def read(self, file: str) -> str:
+        """Read the file."""
+        return (self._directory / file).read_text()
+
+    def write(self, file: str, data: bytes) -> int:
+        """Write to the file."""
+        try:
+            opened = (self._directory / file).open("wb", buffering=0)
+        except OSError as error:
+            raise OpenError(*error.args) from None
+        with opened:
+            return opened.write(data)
