@@ -25,6 +25,7 @@ from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.sysfs import Directory
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
+from dksmfs.mount.loop import answer_requests, fuse_descriptors
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 
 
@@ -47,10 +48,11 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
         instance = held.enter_context(claimed(wanted))
         listener = held.enter_context(listening(instance.socket))
         held.enter_context(_directory(instance))
-        held.enter_context(mounted(SysfsOperations(tree, exclusive), instance.mountpoint))
+        operations = SysfsOperations(tree, exclusive)
+        fuse = held.enter_context(mounted(operations, instance.mountpoint))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
-            nursery.start_soon(_end_on_unmount, nursery.cancel_scope)
+            nursery.start_soon(_end_on_unmount, fuse, nursery.cancel_scope)
             nursery.start_soon(
                 serve_control,
                 machine,
@@ -67,8 +69,8 @@ async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -
         scope.cancel()
 
 
-async def _end_on_unmount(scope: trio.CancelScope) -> None:
-    await pyfuse3.main()
+async def _end_on_unmount(fuse: int, scope: trio.CancelScope) -> None:
+    await answer_requests(fuse)
     scope.cancel()
 
 
@@ -91,8 +93,12 @@ def _make_directory(directory: str) -> None:
 
 
 @contextmanager
-def mounted(operations: pyfuse3.Operations, mountpoint: str) -> Iterator[None]:
-    """Have ``operations`` mounted at ``mountpoint`` for the length of a block."""
+def mounted(operations: pyfuse3.Operations, mountpoint: str) -> Iterator[int]:
+    """Have ``operations`` mounted at ``mountpoint`` for the length of a block.
+
+    The value is the descriptor on which the kernel's requests come.
+    """
+    others = fuse_descriptors()
     options = set(pyfuse3.default_options) | MOUNT_OPTIONS
     if os.geteuid() == 0:
         options.add("allow_other")  # as in sysfs, every user may look
@@ -106,7 +112,8 @@ def mounted(operations: pyfuse3.Operations, mountpoint: str) -> Iterator[None]:
             reason = lines[-1] if lines else str(error)
             raise DksmfsError(f"cannot mount at {mountpoint}: {reason}") from error
     try:
-        yield
+        [fuse] = fuse_descriptors() - others
+        yield fuse
     finally:
         pyfuse3.close(unmount=True)
         detach(mountpoint)
