@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from dksmfs.control import messages as m
 from dksmfs.control import wire
+from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.control.messages import METHODS, REPLIES, Carried, Hello
 from dksmfs.control.wire import LineBuffer, ProtocolError
 from dksmfs.kernel.errors import AccessFault
@@ -53,7 +54,7 @@ requests = st.one_of(
     st.builds(m.Read, pids, addresses, st.integers(0, 512 << 10)),
     st.builds(m.Write, pids, addresses, st.binary(max_size=99)),
     st.builds(m.Fill, pids, addresses, lengths, content),
-    st.builds(m.Mkfile, names, st.integers(0, 2**24), content),
+    st.builds(m.Mkfile, names, st.integers(0, MAX_POPULATED >> 12), content),
     st.builds(m.Store, names, st.text(st.characters(max_codepoint=255), max_size=99)),
     st.builds(m.SetThp, st.sampled_from([None, "always", "never"])),
 )
