@@ -185,6 +185,6 @@ def explain(machine: "Machine[Blocking]", rows: list[Row]) -> None:
 
 
 def _hold(count: int) -> None:
-    remark(f"holding {count} processes; Ctrl-C ends them")
     with suppress(KeyboardInterrupt):
+        remark(f"holding {count} processes; Ctrl-C ends them")
         signal.pause()

@@ -28,7 +28,12 @@ def connected(options: argparse.Namespace) -> "Machine[Blocking]":
     """Connect to the instance that the options name."""
     from dksmfs.control.client import connect
 
-    return connect(options.socket or _socket_of(options.instance))
+    return connect(socket_path(options))
+
+
+def socket_path(options: argparse.Namespace) -> str:
+    """Return the socket of the instance that the options name."""
+    return options.socket or _socket_of(options.instance)
 
 
 def _socket_of(mountpoint: str | None) -> str:

@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from typing import TYPE_CHECKING
 
 from dksmfs.cli.frame import add_command, print_json
 
 if TYPE_CHECKING:
     from dksmfs.cli.frame import Subparsers
-    from dksmfs.scenario.replay import Target
+    from dksmfs.scenario.targets import Target
 
 DESCRIPTION = """\
 Run recorded scenarios step by step, each on a machine of its own, and compare every
@@ -75,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
 @contextmanager
 def _targets(mounted: bool) -> "Iterator[Callable[[], Target]]":
     """Give what makes a machine ready for a scenario: a new one, or the daemon's, cleared."""
-    from dksmfs.scenario.replay import MemoryTarget, MountedTarget
+    from dksmfs.scenario.targets import MemoryTarget, MountedTarget
 
     if not mounted:
         yield MemoryTarget
@@ -86,8 +87,11 @@ def _targets(mounted: bool) -> "Iterator[Callable[[], Target]]":
     with temporary_instance("replay", "dksm", "never") as instance:
         door = Blocking.open(instance.socket)
         try:
+            numbers = count(1)
             yield lambda: MountedTarget(
-                lambda request: door.run(door.ask(request)), instance.dksm_directory
+                lambda request, descriptors: door.run(door.ask(request, descriptors)),
+                instance.dksm_directory,
+                next(numbers),
             )
         finally:
             door.close()

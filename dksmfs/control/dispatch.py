@@ -14,6 +14,7 @@ from dksmfs.control import messages as m
 from dksmfs.control import views
 from dksmfs.control.job import Caller, Job, Memory, Owners, check_populated
 from dksmfs.control.limits import ThpMode
+from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
 from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
@@ -30,10 +31,13 @@ DONE: Final = m.Done()
 class Dispatcher:
     """Carries out requests on one machine, and knows whose each process is."""
 
-    def __init__(self, machine: Machine, attributes: Directory) -> None:
+    def __init__(
+        self, machine: Machine, attributes: Directory, recorder: Recorder | None = None
+    ) -> None:
         self.machine = machine
         self.attributes = attributes
         self.owners = Owners()
+        self.recorder = recorder
 
     def handle(
         self, request: m.Request[R], caller: Caller | None = None, memory: Sequence[Memory] = ()
@@ -56,10 +60,21 @@ class Dispatcher:
 
         OSError is the kernel's refusal; ProtocolError is ours, and nothing has happened then.
         """
+        if self.recorder is not None and self.recorder.active and self.changes(request):
+            return self.recorder.observe(
+                request, memory, lambda: self._start(request, caller, memory)
+            )
+        return self._start(request, caller, memory)
+
+    def _start(
+        self, request: m.Request[R], caller: Caller | None, memory: Sequence[Memory]
+    ) -> R | Steps[R]:
         row = TABLE[type(request)]
         if row.changes and isinstance(request, m.OfProcess):
             self.owners.check(request.pid, caller)
-        job = Job(self.machine, self.attributes, self.owners, caller, memory)
+        job = Job(
+            self.machine, self.attributes, self.owners, caller, memory, recorder=self.recorder
+        )
         try:
             outcome: R | Steps[R] = row.handler(job, request)
         except ValueError as error:
@@ -73,8 +88,9 @@ class Dispatcher:
     def hang_up(self, caller: Caller) -> None:
         """The caller is gone: its processes exit, as if killed."""
         for pid in self.owners.pids(caller):
-            self.machine.exit(pid)
-            self.owners.forget(pid)
+            self.handle(m.Exit(pid), caller)
+        if self.recorder is not None:
+            self.recorder.hang_up(caller)
 
 
 def _done(method: Callable[..., None]) -> Handler:
@@ -183,6 +199,25 @@ def _thp(job: Job, request: m.SetThp) -> m.Thp:
     return m.Thp(cast(ThpMode, job.machine.thp))
 
 
+def _recorder(job: Job) -> Recorder:
+    if job.recorder is None:
+        raise kernel_error(errno.EOPNOTSUPP, "this machine has no recorder")
+    return job.recorder
+
+
+def _record_start(job: Job, request: m.StartRecording) -> m.Done:
+    _recorder(job).start(request.name, job.caller)
+    return DONE
+
+
+def _record_stop(job: Job, _: m.StopRecording) -> m.RecordingStopped:
+    return _recorder(job).stop(job.caller)
+
+
+def _record_take(job: Job, _: m.TakeRecording) -> m.RecordedPart:
+    return _recorder(job).take(job.caller)
+
+
 class Row(NamedTuple):
     """What is done about one kind of request."""
 
@@ -209,6 +244,9 @@ TABLE: Final[dict[type[m.Request[Any]], Row]] = {
     m.Mkfile: Row(_mkfile),
     m.Store: Row(_store),
     m.SetThp: Row(_thp),
+    m.StartRecording: Row(_record_start),
+    m.StopRecording: Row(_record_stop),
+    m.TakeRecording: Row(_record_take, changes=False),
     m.Ps: Row(views.processes, changes=False),
     m.ViewPagemap: Row(views.pagemap, changes=False),
     m.ViewContents: Row(views.page_contents, changes=False),

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.control.messages import Carried
@@ -12,6 +12,9 @@ from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent, parse_conte
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.sysfs import Directory
+
+if TYPE_CHECKING:
+    from dksmfs.control.recorder import Recorder
 
 MAX_PROCESSES: Final = 1 << 15
 """Live processes of one machine, the default of /proc/sys/kernel/pid_max."""
@@ -77,6 +80,7 @@ class Job(NamedTuple):
     owners: Owners
     caller: Caller | None
     memory: Sequence[Memory]
+    recorder: "Recorder | None" = None
 
     def content(self, wanted: WantedContent, size: int) -> Content:
         """The content for `size` bytes of pages."""

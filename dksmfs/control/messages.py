@@ -195,6 +195,22 @@ class Thp(Reply, frozen=True):
     mode: ThpMode
 
 
+class RecordingStopped(Reply, frozen=True):
+    """What a recording has become; `note` says why, if it ended before it was told to."""
+
+    steps: int
+    size: int
+    """Bytes that `record_take` will hand out."""
+    note: str
+
+
+class RecordedPart(Reply, frozen=True):
+    """A part of a recording, and whether another one follows."""
+
+    data: bytes
+    more: bool
+
+
 class Spawn(Request[Spawned], frozen=True):
     """Start a process without mappings; detached ones outlive the connection."""
 
@@ -295,6 +311,20 @@ class Mkfile(Request[Done], frozen=True):
     content: Content
 
 
+class StartRecording(Request[Done], frozen=True):
+    """Record what happens to the machine, for this connection, until it is stopped."""
+
+    name: Name
+
+
+class StopRecording(Request[RecordingStopped], frozen=True):
+    """End the recording of this connection."""
+
+
+class TakeRecording(Request[RecordedPart], frozen=True):
+    """Hand out the next part of the recording, which has been stopped."""
+
+
 class ViewPagemap(OfProcess[Pagemap], frozen=True):
     """Which frames a range maps; changes nothing."""
 
@@ -370,6 +400,9 @@ METHODS: Final[dict[str, type[Request[Any]]]] = {
     "fill": Fill,
     "touch": Touch,
     "mkfile": Mkfile,
+    "record_start": StartRecording,
+    "record_stop": StopRecording,
+    "record_take": TakeRecording,
     "pagemap": ViewPagemap,
     "contents": ViewContents,
     "smaps": ViewSmaps,

@@ -26,6 +26,7 @@ from dksmfs.control.job import Caller, Memory
 from dksmfs.control.limits import MAX_DESCRIPTORS
 from dksmfs.control.memfd import MemoryMapper
 from dksmfs.control.messages import Hello, memfd_index
+from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
@@ -50,9 +51,10 @@ async def serve_control(
     listener: trio.SocketListener,
     exclusive: trio.Lock,
     hello: Hello,
+    recorder: Recorder | None = None,
 ) -> None:
     """Serve clients on `listener` until cancelled; their processes end with them."""
-    dispatcher = Dispatcher(machine, attributes)
+    dispatcher = Dispatcher(machine, attributes, recorder)
     mapper = MemoryMapper()
     places = trio.Semaphore(_connection_limit())
 

@@ -27,6 +27,7 @@ from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
 from dksmfs.mount.loop import answer_requests, fuse_descriptors
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
+from dksmfs.scenario.record import SessionRecorder
 
 
 def run_daemon(instance: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
@@ -40,6 +41,7 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
     attributes = tree.find(DKSM_BELOW_SYS) if wanted.root == "sys" else tree
     assert isinstance(attributes, Directory)
     exclusive = trio.Lock()
+    recorder = SessionRecorder(machine)
     with ExitStack() as held:
         # The handlers come first: a signal during the start must not skip what comes after it.
         signals = held.enter_context(
@@ -48,7 +50,7 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
         instance = held.enter_context(claimed(wanted))
         listener = held.enter_context(listening(instance.socket))
         held.enter_context(_directory(instance))
-        operations = SysfsOperations(tree, exclusive)
+        operations = SysfsOperations(tree, exclusive, recorder.store)
         fuse = held.enter_context(mounted(operations, instance.mountpoint))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
@@ -60,6 +62,7 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
                 trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
                 exclusive,
                 Hello(__version__, instance.mountpoint, instance.pid),
+                recorder,
             )
             ready(instance)
 

@@ -76,13 +76,20 @@ class SysfsOperations(pyfuse3.Operations):
     """A tree of attributes as a file system.
 
     Stores take ``exclusive``, the lock of everything that changes the machine; shows never do.
+    They go through ``store``, so that somebody can look on.
     """
 
     supports_dot_lookup = False  # sysfs gives out no file handles (name_to_handle_at)
 
-    def __init__(self, root: Directory, exclusive: trio.Lock) -> None:
+    def __init__(
+        self,
+        root: Directory,
+        exclusive: trio.Lock,
+        store: Callable[[Attribute, bytes], int] = Attribute.write,
+    ) -> None:
         super().__init__()
         self._exclusive = exclusive
+        self._store = store
         self._inodes = inode_table(root, time.time_ns())
         self._files: dict[FileHandleT, OpenFile] = {}
         self._next_handle = 1
@@ -165,7 +172,7 @@ class SysfsOperations(pyfuse3.Operations):
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         async with self._exclusive:
-            return self._files[fh].attribute.write(buf)
+            return self._store(self._files[fh].attribute, buf)
 
     async def poll(
         self,

@@ -2,7 +2,7 @@
 
 A scenario is a list of steps, each an operation with its arguments and the result that a machine
 gave. `docs/scenarios.md` describes the operations. Numbers of pages are `start`, `count`, `page`
-and `pages`; `vpn` is a virtual page number counted from `BASE`.
+and `pages`; `vpn` is a virtual page number counted from `BASE`, and may be negative.
 """
 
 import gzip
@@ -21,7 +21,14 @@ BASE: Final = 0x10_0000_0000
 """The address (bytes) that scenarios count from; it starts a 2 MiB area."""
 
 
-class Step(Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
+class Step(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="op",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
     """Base of all steps: the recorded result, and whether it was the same each time."""
 
     result: Any | UnsetType = UNSET
@@ -41,11 +48,38 @@ class OfRegion(OfProcess, frozen=True, kw_only=True):
     region: str
 
 
-class OfPages(OfRegion, frozen=True, kw_only=True):
-    """A step on `count` pages from page `start` of a region."""
+class OfPages(OfProcess, frozen=True, kw_only=True):
+    """A step on a range: `count` pages from page `start` of a region, or `length` bytes from
+    `address`, which counts from `BASE`."""
 
-    start: int
-    count: int
+    region: str | None = None
+    start: int | None = None
+    count: int | None = None
+    address: int | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_forms(self, ("region", "start", "count"), ("address", "length"))
+
+
+class OfBytes(OfProcess, frozen=True, kw_only=True):
+    """A step on bytes from `offset` in a page of a region, or from `address`, which counts from
+    `BASE`. They may go on into other pages."""
+
+    region: str | None = None
+    page: int | None = None
+    offset: int | None = None
+    address: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_forms(self, ("region", "page", "offset"), ("address",))
+
+
+def _check_forms(step: Step, *forms: tuple[str, ...]) -> None:
+    """Raise ValueError unless all members of one form are given, and none of the others."""
+    given = [[getattr(step, member) is not None for member in form] for form in forms]
+    if sum(map(all, given)) != 1 or sum(map(any, given)) != 1:
+        raise ValueError("give either " + ", or ".join(" and ".join(form) for form in forms))
 
 
 class Spawn(OfProcess, frozen=True, tag="spawn"):
@@ -71,13 +105,20 @@ class Mkfile(Step, frozen=True, tag="mkfile"):
 
 
 class Mmap(OfRegion, frozen=True, tag="mmap"):
-    """mmap(2) at `vpn`."""
+    """mmap(2) at `vpn`, or at `address` (bytes from `BASE`), or else where there is room. With
+    content, the pages are written before `prot` takes effect."""
 
-    vpn: int
     pages: int
     kind: str
     prot: str
+    vpn: int | None = None
+    address: int | None = None
     file: int | None = None
+    content: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.vpn is not None and self.address is not None:
+            raise ValueError("give vpn or address")
 
 
 class Munmap(OfPages, frozen=True, tag="munmap"):
@@ -90,10 +131,19 @@ class Mprotect(OfPages, frozen=True, tag="mprotect"):
     prot: str
 
 
-class Mremap(OfRegion, frozen=True, tag="mremap"):
-    """mremap(2) of the whole region, to a fixed place."""
+class Mremap(OfProcess, frozen=True, tag="mremap"):
+    """mremap(2) to a fixed place: of a whole region, or of any range, which then may get a name
+    of its own, `new_region`. Addresses count from `BASE`."""
 
-    new_vpn: int
+    region: str | None = None
+    new_vpn: int | None = None
+    address: int | None = None
+    length: int | None = None
+    new_address: int | None = None
+    new_region: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_forms(self, ("region", "new_vpn"), ("address", "length", "new_address"))
 
 
 class Mlock(OfPages, frozen=True, tag="mlock"):
@@ -129,10 +179,22 @@ class Peek(OfRegion, frozen=True, tag="peek"):
     offset: int
 
 
-class Madvise(OfPages, frozen=True, tag="madvise"):
-    """madvise(2)."""
+class Store(OfBytes, frozen=True, tag="store"):
+    """Store bytes."""
 
-    advice: str
+    data: bytes
+
+
+class Load(OfBytes, frozen=True, tag="load"):
+    """Load `length` bytes."""
+
+    length: int
+
+
+class Madvise(OfPages, frozen=True, tag="madvise"):
+    """madvise(2), with the advice as a word or as its number."""
+
+    advice: str | int
 
 
 class MadviseRaw(OfProcess, frozen=True, tag="madvise_raw"):
@@ -140,7 +202,7 @@ class MadviseRaw(OfProcess, frozen=True, tag="madvise_raw"):
 
     address: int
     length: int
-    advice: str
+    advice: str | int
 
 
 class Write(Step, frozen=True, tag="write"):
@@ -179,13 +241,17 @@ class Contents(Step, frozen=True, tag="contents"):
 
 
 AnyStep = (
-    Spawn | Exit | Fork | Mkfile | Mmap | Munmap | Mprotect | Mremap | Mlock | Munlock | Fill
-    | Touch | Poke | Peek | Madvise | MadviseRaw | Write | Read | Stats | Thp | Sharing | Contents
+    Spawn | Exit | Fork | Mkfile | Mmap | Munmap | Mprotect | Mremap | Mlock | Munlock
+    | Fill | Touch | Poke | Peek | Store | Load | Madvise | MadviseRaw
+    | Write | Read | Thp | Stats | Sharing | Contents
 )  # fmt: skip
 
 
-class Scenario(Struct, kw_only=True):
-    """A named list of steps. The steps are decoded one by one, as a machine comes to them."""
+class Scenario(Struct, kw_only=True, omit_defaults=True):
+    """A named list of steps. The steps are decoded one by one, as a machine comes to them.
+
+    `data` holds page contents that no description fits; steps name them as `data:KEY`.
+    """
 
     name: str
     steps: list[Raw]
@@ -193,6 +259,7 @@ class Scenario(Struct, kw_only=True):
     note: str = ""
     hog: bool = True
     drain: bool = True
+    data: dict[str, bytes] = {}
 
 
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -213,14 +280,15 @@ def load_scenarios(source: str) -> Iterator[Scenario]:
         with _open(source) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _decode_scenario(source, number, line)
+                    yield decode_scenario(source, number, line)
     except OSError as error:
         raise DksmfsError(f"{source}: {error.strerror or error}") from None
     except (EOFError, zlib.error) as error:
         raise DksmfsError(f"{source}: {error}") from None
 
 
-def _decode_scenario(source: str, number: int, line: bytes) -> Scenario:
+def decode_scenario(source: str, number: int, line: bytes) -> Scenario:
+    """The scenario in a line of `source`; DksmfsError if it is none."""
     try:
         return _scenario_decoder.decode(line)
     except UNDECODABLE as error:
