@@ -107,12 +107,9 @@ def _wait() -> int:
 
 def _run_command(command: list[str]) -> int:
     """Run a command to its end, and return its exit status as a shell does."""
-    process = subprocess.Popen(command)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command hears Ctrl-C, and decides
-    try:
-        status = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    # Ctrl-C is for the command to hear, which does not inherit a handler (but would, to ignore it).
+    signal.signal(signal.SIGINT, lambda *_: None)
+    status = subprocess.run(command, check=False).returncode
     return status if status >= 0 else 128 - status
 
 
