@@ -30,6 +30,7 @@ Positions = npt.NDArray[np.int64]  # entries of a page table
 
 def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
     """The process loads from, or stores to, each page of the range, which must allow that."""
+    mm.frames.require(end - start)  # before anything happens
     vpn = start
     while vpn < end:
         vma = mm.vmas.at(vpn)
@@ -189,8 +190,9 @@ def _write_fault_private(mm: AddressSpace, vma: Vma, span: Span, table: PageTabl
     pfns = table.pfn[at].astype(np.int64)
     anonymous = mm.frames.anon_vma[pfns] != 0
     reused = np.zeros(len(at), np.bool_)
-    reused[anonymous] = _sole_user(mm, pfns[anonymous])
-    table.flags[at[reused]] |= WRITTEN
+    if anonymous.any():
+        reused[anonymous] = _sole_user(mm, pfns[anonymous])
+        table.flags[at[reused]] |= WRITTEN
     _copy_pages(mm, vma, span, table, at[~reused])
 
 

@@ -8,6 +8,7 @@ page descriptors, which hold no reference: a descriptor may outlive its frame. T
 free frame is not used again while a descriptor still names it.
 """
 
+import errno
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,8 @@ from dksmfs.kernel.content import (
     ZeroContent,
     equal_pages,
 )
+from dksmfs.kernel.contents import ZERO_CONTENT, Contents
+from dksmfs.kernel.errors import kernel_error
 
 Pfns = npt.NDArray[np.int64]  # page frame numbers
 
@@ -34,6 +37,9 @@ CACHED: Final = 2  # held by a file's page cache
 HASHED: Final = 4  # `checksum` is that of the content
 
 _ROWS_AT_ONCE: Final = 1024  # generated pages compared at once
+FRAME_LIMIT: Final = 1 << 26
+"""Frames of a machine: 256 GiB of memory, whose books take some 3 GiB of ours at the most."""
+
 _ONE: Final = np.int32(1)  # of the type of the counts: a plain 1 makes `add.at` 40 times slower
 
 
@@ -54,34 +60,45 @@ class Frames:
         self._checksum = np.zeros(1024, np.uint32)
         self._content = np.zeros(1024, np.uint32)  # index into _contents
         self._page = np.zeros(1024, np.uint32)  # page within that content
-        zero = ZeroContent()
-        self._contents: list[Content | None] = [zero]
-        self._users: list[int] = [1]  # frames of each content
-        self._content_of: dict[Content, int] = {zero: 0}
-        self._vacant_contents: list[int] = []
-        self._end = (
-            HUGE_PAGES  # the first number never used; 0 to 511: the zero page, small or huge
-        )
-        self._vacant: list[int] = []
-        self._huge_references: dict[
-            int, int
-        ] = {}  # page-table entries of each huge page, by its first pfn
+        self._contents = Contents()
+        # 0 to 511 are the zero page, small or huge.
+        self._end = HUGE_PAGES  # the first number never used
+        self._vacant = np.zeros(1024, np.uint32)  # a stack of free numbers: the first _vacancies
+        self._vacancies = 0
+        self._vacant_huge: list[int] = []  # first pfns of free huge pages
+        self._huge_references: dict[int, int] = {}  # entries that map each huge page, by first pfn
 
     # --- allocation -------------------------------------------------------------------------
 
+    @property
+    def room(self) -> int:
+        """Frames that are left."""
+        return FRAME_LIMIT - self._end + self._vacancies
+
+    def require(self, count: int) -> None:
+        """ENOMEM if there is no room for `count` frames more."""
+        if count > self.room:
+            limit = FRAME_LIMIT * PAGE_SIZE >> 30
+            raise kernel_error(errno.ENOMEM, f"a machine has {limit} GiB of memory")
+
     def allocate(self, count: int) -> Pfns:
-        """`count` frames with zero content that nobody maps yet."""
-        reused = [self._vacant.pop() for _ in range(min(count, len(self._vacant)))]
-        fresh = self._extend(count - len(reused))
-        return np.concatenate([np.array(reused, np.int64), fresh]) if reused else fresh
+        """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""
+        self.require(count)
+        reused = min(count, self._vacancies)
+        self._vacancies -= reused
+        vacant = self._vacant[self._vacancies : self._vacancies + reused].astype(np.int64)
+        fresh = self._extend(count - reused)
+        return np.concatenate([vacant, fresh]) if reused else fresh
 
     def allocate_huge(self) -> int:
         """The first pfn of a compound page of 512 frames with zero content."""
-        self._vacant.extend(range(self._end, -(-self._end // HUGE_PAGES) * HUGE_PAGES))
-        self._extend(-self._end % HUGE_PAGES)
-        pfns = self._extend(HUGE_PAGES)
-        self.flags[pfns] = COMPOUND
-        head = int(pfns[0])
+        self.require(HUGE_PAGES)
+        if self._vacant_huge:
+            head = self._vacant_huge.pop()
+        else:
+            self._vacate(self._extend(-self._end % HUGE_PAGES))
+            head = int(self._extend(HUGE_PAGES)[0])
+        self.flags[head : head + HUGE_PAGES] = COMPOUND
         self._huge_references[head] = 0
         return head
 
@@ -89,8 +106,16 @@ class Frames:
         first, self._end = self._end, self._end + count
         if self._end > len(self.mapcount):
             self._grow(max(self._end, 2 * len(self.mapcount)))
-        self._users[0] += count  # a new frame is zero-filled
+        self._contents.add_users(ZERO_CONTENT, count)
         return np.arange(first, self._end)
+
+    def _vacate(self, pfns: Pfns) -> None:
+        """Put numbers that nobody knows any more on the stack."""
+        end = self._vacancies + len(pfns)
+        if end > len(self._vacant):
+            self._vacant = np.resize(self._vacant, max(end, 2 * len(self._vacant)))
+        self._vacant[self._vacancies : end] = pfns
+        self._vacancies = end
 
     def _grow(self, length: int) -> None:
         for name in (
@@ -111,13 +136,22 @@ class Frames:
 
     def put(self, pfns: Pfns) -> None:
         """Count one entry less for each of `pfns`, and free the frames that nobody maps now."""
+        if not len(pfns):
+            return
         np.subtract.at(self.mapcount, pfns, _ONE)
         compound = self.flags[pfns] & COMPOUND != 0
         for pfn in pfns[compound].tolist():
             self._put_huge_reference(huge_head(pfn))
         small = pfns[~compound]
         unmapped = small[(self.mapcount[small] == 0) & (self.flags[small] & CACHED == 0)]
-        self._free(np.unique(unmapped))
+        self._free(self._without_repetitions(unmapped))
+
+    def _without_repetitions(self, pfns: Pfns) -> Pfns:
+        places = np.empty(self._end, np.int32)  # only what is written of it becomes real memory
+        every = np.arange(len(pfns), dtype=np.int32)
+        places[pfns] = every
+        kept: Pfns = pfns[places[pfns] == every]
+        return kept
 
     def get_huge(self, head: int) -> None:
         """Count a mapping of the whole huge page: one reference, every part of it mapped."""
@@ -137,7 +171,8 @@ class Frames:
         self._huge_references[head] -= 1
         if not self._huge_references[head]:
             del self._huge_references[head]
-            self._free(np.arange(head, head + HUGE_PAGES))
+            self._clear(np.arange(head, head + HUGE_PAGES))
+            self._vacant_huge.append(head)
 
     def references(self, pfn: int) -> int:
         """page_count() without transient references: of the whole huge page if `pfn` is in one."""
@@ -162,32 +197,37 @@ class Frames:
         """Count a page descriptor less."""
         self.tracked[pfn] -= 1
         if not self.tracked[pfn] and not self.in_use(pfn):
-            self._vacant.append(pfn)
+            self._vacate(np.array([pfn]))
 
     def untrack_all(self) -> None:
         """There are no page descriptors any more."""
         tracked = np.flatnonzero(self.tracked[: self._end])
         self.tracked[tracked] = 0
-        self._vacant.extend(pfn for pfn in tracked.tolist() if not self.in_use(pfn))
+        unused = (self.mapcount[tracked] == 0) & (self.flags[tracked] & (CACHED | COMPOUND) == 0)
+        self._vacate(tracked[unused])
 
     def in_use(self, pfn: int) -> bool:
         """False for a free frame."""
         return bool(self.mapcount[pfn] or self.flags[pfn] & (CACHED | COMPOUND))
 
     def _free(self, pfns: Pfns) -> None:
+        self._clear(pfns)
+        self._vacate(pfns[self.tracked[pfns] == 0])
+
+    def _clear(self, pfns: Pfns) -> None:
         self.set_content(pfns, ZeroContent(), np.zeros(len(pfns), np.int64))
         self.flags[pfns] = 0
         self.anon_vma[pfns] = 0
-        self._vacant.extend(pfns[self.tracked[pfns] == 0].tolist())
 
     # --- contents ---------------------------------------------------------------------------
 
     def set_content(self, pfns: Pfns, content: Content, indices: Indices) -> None:
         """Frame `pfns[i]` now holds page `indices[i]` of `content`. `pfns` has no repetitions."""
         if len(pfns):
-            number = self._number_of(content)
-            self._users[number] += len(pfns)
-            self._drop_contents(pfns)
+            number = self._contents.number(content)
+            self._contents.add_users(number, len(pfns))
+            for old, chosen in self._by_content(pfns):
+                self._contents.drop_users(old, len(chosen))
             self._content[pfns] = number
             self._page[pfns] = indices
             self.flags[pfns] &= ~np.uint8(HASHED)
@@ -196,7 +236,6 @@ class Frames:
         """Copy the content of frame `sources[i]` to `targets[i]`, as it is at this moment."""
         for number, chosen in self._by_content(sources):
             content = self._contents[number]
-            assert content is not None
             indices = self._page[sources[chosen]].astype(np.int64)
             if not content.stable:
                 content = StoredContent(content.rows(indices).tobytes())
@@ -215,17 +254,17 @@ class Frames:
         numbers = self._content[pfns]
         pages = self._page[pfns].astype(np.int64)
         if len(pfns) and (numbers == numbers[0]).all():
-            return self._content_at(int(numbers[0])).rows(pages)
+            return self._contents[int(numbers[0])].rows(pages)
         rows = np.empty((len(pfns), PAGE_SIZE), np.uint8)
         for number, chosen in self._by_content(pfns):
-            rows[chosen] = self._content_at(number).rows(pages[chosen])
+            rows[chosen] = self._contents[number].rows(pages[chosen])
         return rows
 
     def checksums(self, pfns: Pfns) -> Checksums:
         """The checksums of the frames' present contents; computed only where not known."""
         unknown = pfns[self.flags[pfns] & HASHED == 0]
         for number, chosen in self._by_content(unknown):
-            content = self._content_at(number)
+            content = self._contents[number]
             hashed = unknown[chosen]
             self._checksum[hashed] = (
                 content.checksums(self._page[hashed].astype(np.int64)) & self._checksum_mask
@@ -250,11 +289,21 @@ class Frames:
             equal[pair] = (self.rows(left[pair]) == self.rows(right[pair])).all(axis=1)
         return equal
 
+    def has_content(self, pfns: Pfns, content: Content) -> npt.NDArray[np.bool_]:
+        """Whether each frame holds a page of this very `content`."""
+        held: npt.NDArray[np.bool_] = self._content[pfns] == self._contents.known_number(content)
+        return held
+
+    def refers_to(self, pfns: Pfns, content: Content, indices: Indices) -> npt.NDArray[np.bool_]:
+        """Whether frame `pfns[i]` holds page `indices[i]` of this very `content`."""
+        same: npt.NDArray[np.bool_] = self._page[pfns] == indices
+        return same & self.has_content(pfns, content)
+
     def _addresses(self, pfns: Pfns) -> npt.NDArray[np.int64]:
         """Where the bytes of the frames are stored in our own memory; 0 if they are not."""
         addresses = np.zeros(len(pfns), np.int64)
         for number, chosen in self._by_content(pfns):
-            content = self._content_at(number)
+            content = self._contents[number]
             addresses[chosen] = content.addresses(self._page[pfns[chosen]].astype(np.int64))
         return addresses
 
@@ -269,47 +318,20 @@ class Frames:
         starts = np.flatnonzero(np.diff(numbers[order])) + 1
         return [(int(numbers[chosen[0]]), chosen) for chosen in np.split(order, starts)]
 
-    def _content_at(self, number: int) -> Content:
-        content = self._contents[number]
-        assert content is not None
-        return content
-
-    def _number_of(self, content: Content) -> int:
-        number = self._content_of.get(content)
-        if number is None:
-            if self._vacant_contents:
-                number = self._vacant_contents.pop()
-                self._contents[number] = content
-                self._users[number] = 0
-            else:
-                number = len(self._contents)
-                self._contents.append(content)
-                self._users.append(0)
-            self._content_of[content] = number
-        return number
-
-    def _drop_contents(self, pfns: Pfns) -> None:
-        for number, chosen in self._by_content(pfns):
-            self._users[number] -= len(chosen)
-            if not self._users[number]:
-                del self._content_of[self._content_at(number)]
-                self._contents[number] = None
-                self._vacant_contents.append(number)
-
     # --- invariants -------------------------------------------------------------------------
 
     def check_invariants(self, mapped: dict[int, int]) -> None:
         """Assert that the books agree with `mapped`, the page-table entries of each pfn."""
-        vacant = set(self._vacant)
-        assert len(vacant) == len(self._vacant), "a frame is vacant twice"
-        users = np.bincount(self._content[HUGE_PAGES : self._end], minlength=len(self._users))
-        users[0] += 1  # the zero page
-        assert users.tolist() == self._users, "contents have other users than counted"
+        vacant = self._vacant[: self._vacancies].tolist()
+        vacant += [head + at for head in self._vacant_huge for at in range(HUGE_PAGES)]
+        assert len(vacant) == len(set(vacant)), "a frame is vacant twice"
+        self._contents.check_invariants(self._content[HUGE_PAGES : self._end])
+        free = set(vacant)
         for pfn in range(HUGE_PAGES, self._end):
             assert self.mapcount[pfn] == mapped.get(pfn, 0), f"frame {pfn} is mapped otherwise"
             assert self.tracked[pfn] >= 0
             named = self.in_use(pfn) or bool(self.tracked[pfn])
-            assert named != (pfn in vacant), f"frame {pfn} is both vacant and named, or neither"
+            assert named != (pfn in free), f"frame {pfn} is both vacant and named, or neither"
 
 
 def huge_head(pfn: int) -> int:

@@ -58,6 +58,8 @@ class AddressSpace:
             return False
         if not vma.start <= area * HUGE_PAGES <= vma.end - HUGE_PAGES:
             return False
+        if self.frames.room < HUGE_PAGES:
+            return False
         if self.memory.thp is Thp.MADVISE:
             return bool(vma.flags & VmaFlag.HUGEPAGE)
         return self.memory.thp is Thp.ALWAYS

@@ -42,6 +42,7 @@ def mmap(
     if start + pages > TASK_PAGES:
         raise kernel_error(errno.ENOMEM, "the mapping does not fit below the end of user memory")
     munmap(mm, start, start + pages)
+    mm.vmas.require_room()
     if kind is Kind.SHARED_ANON:
         file = File(pages)
     private = kind in (Kind.ANON, Kind.FILE_PRIVATE)
@@ -131,6 +132,7 @@ def _change_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None
 
 def mlock(mm: AddressSpace, start: int, end: int) -> None:
     """Lock pages: each is faulted in, for writing where the mapping is private and writable."""
+    mm.frames.require(end - start)
     _set_locked(mm, start, end, VmaFlag.LOCKED)
     for vma in mm.vmas.overlapping(start, end):
         low, high = max(start, vma.start), min(end, vma.end)

@@ -5,6 +5,7 @@ ones become one (vma_merge) and when one is split. Numbers are pages: a mapping 
 pages `start` to `end` - 1, and `pgoff` is the page offset of its first page.
 """
 
+import errno
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -12,7 +13,10 @@ from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 from operator import attrgetter
 
+from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.pagecache import File
+
+MAX_MAP_COUNT = 65530
 
 
 class Prot(IntFlag):
@@ -130,6 +134,11 @@ class VmaList:
 
     # --- changes ----------------------------------------------------------------------------
 
+    def require_room(self) -> None:
+        """ENOMEM if no mapping may be added (sysctl_max_map_count)."""
+        if len(self._vmas) >= MAX_MAP_COUNT:
+            raise kernel_error(errno.ENOMEM, f"a process has at most {MAX_MAP_COUNT} mappings")
+
     def insert(self, vma: Vma) -> None:
         """Add a mapping where nothing is mapped."""
         self._vmas.insert(self._index(vma.start), vma)
@@ -149,6 +158,7 @@ class VmaList:
 
     def split(self, vma: Vma, vpn: int) -> Vma:
         """Cut `vma` before `vpn`; `vma` keeps the pages below, the new mapping has the rest."""
+        self.require_room()
         self._boundary(vpn)
         upper = replace(vma, start=vpn, pgoff=vma.linear_page_index(vpn))
         vma.end = vpn
@@ -217,7 +227,7 @@ class VmaList:
 
     def reusable_anon_vma(self, vma: Vma) -> AnonVma | None:
         """The family that `vma` can share with a neighbour (find_mergeable_anon_vma)."""
-        at = self._vmas.index(vma)
+        at = self._index(vma.start)
         for owner, low, high in (
             *((nxt, vma, nxt) for nxt in self._vmas[at + 1 : at + 2]),
             *((prev, prev, vma) for prev in self._vmas[max(at - 1, 0) : at]),

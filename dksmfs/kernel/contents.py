@@ -1,0 +1,63 @@
+"""The contents that frames refer to by number, and how many frames use each."""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dksmfs.kernel.content import Content, ZeroContent
+
+ZERO_CONTENT: Final = 0
+"""The number of the zero content, which is never dropped."""
+
+
+class Contents:
+    """A table of contents; one that no frame uses is forgotten, and its number used again."""
+
+    def __init__(self) -> None:
+        zero = ZeroContent()
+        self._contents: list[Content | None] = [zero]
+        self._users = [1]  # frames that use each content; the zero page is the first
+        self._numbers: dict[Content, int] = {zero: ZERO_CONTENT}
+        self._vacant: list[int] = []
+
+    def __getitem__(self, number: int) -> Content:
+        content = self._contents[number]
+        assert content is not None
+        return content
+
+    def number(self, content: Content) -> int:
+        """The number of `content`, which is new or known."""
+        number = self._numbers.get(content)
+        if number is None:
+            number = self._vacant.pop() if self._vacant else self._append()
+            self._contents[number] = content
+            self._numbers[content] = number
+        return number
+
+    def known_number(self, content: Content) -> int:
+        """The number of `content`; -1 if no frame uses it."""
+        return self._numbers.get(content, -1)
+
+    def _append(self) -> int:
+        self._contents.append(None)
+        self._users.append(0)
+        return len(self._contents) - 1
+
+    def add_users(self, number: int, count: int) -> None:
+        """`count` frames more use a content."""
+        self._users[number] += count
+
+    def drop_users(self, number: int, count: int) -> None:
+        """`count` frames less use a content."""
+        self._users[number] -= count
+        if not self._users[number]:
+            del self._numbers[self[number]]
+            self._contents[number] = None
+            self._vacant.append(number)
+
+    def check_invariants(self, used: npt.NDArray[np.uint32]) -> None:
+        """Assert that `used`, the number of each frame's content, is what was counted."""
+        users = np.bincount(used, minlength=len(self._users))
+        users[ZERO_CONTENT] += 1
+        assert users.tolist() == self._users, "contents have other users than counted"
