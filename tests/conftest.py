@@ -9,8 +9,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what hypothesis remembers with the other caches, out of the checkout."""
-    if config.cache is not None:
-        set_hypothesis_home_dir(config.cache.mkdir("hypothesis"))
+    set_hypothesis_home_dir(config.rootpath / ".venv" / ".hypothesis")
 
 
 @pytest.hookimpl(wrapper=True)
