@@ -15,7 +15,7 @@ def temporary_instance(purpose: str, root: Root, thp: str) -> Iterator[Instance]
     from dksmfs.mount.stop import stop
 
     place = str(runtime_directory() / f"{purpose}-{os.getpid()}")
-    instance = start_in_background(prepare(place, root, None), thp)
+    instance = start_in_background(prepare(place, root, None), thp, outlives=False)
     try:
         yield instance
     finally:

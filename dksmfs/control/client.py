@@ -210,6 +210,20 @@ class Process(Behind[D]):
         return (await self._door.ask(m.ViewSmaps(self.pid))).mappings
 
     @operation
+    async def follow(self, memory: int, pagemap: int) -> None:
+        """Follow a real process of this host, whose /proc/PID/mem and /proc/PID/pagemap are open
+        as these two descriptors (the caller may close them afterwards)."""
+        await self._door.ask(m.Follow(self.pid), (memory, pagemap))
+
+    @operation
+    async def advise(
+        self, address: int, length: int, mappings: list[m.RealMapping] | None
+    ) -> m.Advised:
+        """Do what MADV_MERGEABLE of the followed process does. `mappings` are all that it has,
+        in ascending order; None if they are those of the last time."""
+        return await self._door.ask(m.Advise(self.pid, address, length, mappings))
+
+    @operation
     async def exit(self) -> None:
         """End the process."""
         await self._end()

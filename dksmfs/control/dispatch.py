@@ -10,10 +10,12 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from msgspec.structs import astuple
 
+from dksmfs.control import following, views
 from dksmfs.control import messages as m
-from dksmfs.control import views
+from dksmfs.control.following import Followed
 from dksmfs.control.job import Caller, Job, Memory, Owners, check_populated
 from dksmfs.control.limits import ThpMode
+from dksmfs.control.live import LiveMemory
 from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
 from dksmfs.kernel.content import PAGE_SIZE
@@ -37,10 +39,14 @@ class Dispatcher:
         self.machine = machine
         self.attributes = attributes
         self.owners = Owners()
+        self.followed = Followed()
         self.recorder = recorder
 
     def handle(
-        self, request: m.Request[R], caller: Caller | None = None, memory: Sequence[Memory] = ()
+        self,
+        request: m.Request[R],
+        caller: Caller | None = None,
+        memory: Sequence[Memory | LiveMemory] = (),
     ) -> R:
         """Carry out `request` to its end. Without a caller, processes it starts are detached."""
         outcome = self.start(request, caller, memory)
@@ -54,7 +60,10 @@ class Dispatcher:
                 return result
 
     def start(
-        self, request: m.Request[R], caller: Caller | None = None, memory: Sequence[Memory] = ()
+        self,
+        request: m.Request[R],
+        caller: Caller | None = None,
+        memory: Sequence[Memory | LiveMemory] = (),
     ) -> R | Steps[R]:
         """Carry out `request`, or return its steps if it may take long.
 
@@ -67,13 +76,22 @@ class Dispatcher:
         return self._start(request, caller, memory)
 
     def _start(
-        self, request: m.Request[R], caller: Caller | None, memory: Sequence[Memory]
+        self,
+        request: m.Request[R],
+        caller: Caller | None,
+        memory: Sequence[Memory | LiveMemory],
     ) -> R | Steps[R]:
         row = TABLE[type(request)]
         if row.changes and isinstance(request, m.OfProcess):
             self.owners.check(request.pid, caller)
         job = Job(
-            self.machine, self.attributes, self.owners, caller, memory, recorder=self.recorder
+            self.machine,
+            self.attributes,
+            self.owners,
+            caller,
+            memory,
+            self.followed,
+            recorder=self.recorder,
         )
         try:
             outcome: R | Steps[R] = row.handler(job, request)
@@ -129,7 +147,7 @@ def _fork(job: Job, request: m.Fork) -> m.Spawned:
 
 
 def _exit(job: Job, request: m.Exit) -> m.Done:
-    job.machine.exit(request.pid)
+    job.followed.exit(job.machine, request.pid)
     job.owners.forget(request.pid)
     return DONE
 
@@ -153,6 +171,7 @@ def _mremap(job: Job, request: m.Mremap) -> m.Mapped:
 
 
 def _madvise(job: Job, request: m.Madvise) -> Steps[m.Done]:
+    following.reap(job)
     advice = ADVICE[request.advice] if isinstance(request.advice, str) else request.advice
     yield from job.machine.madvise_slices(request.pid, request.address, request.length, advice)
     return DONE
@@ -244,6 +263,8 @@ TABLE: Final[dict[type[m.Request[Any]], Row]] = {
     m.Mkfile: Row(_mkfile),
     m.Store: Row(_store),
     m.SetThp: Row(_thp),
+    m.Follow: Row(following.follow),
+    m.Advise: Row(following.advise),
     m.StartRecording: Row(_record_start),
     m.StopRecording: Row(_record_stop),
     m.TakeRecording: Row(_record_take, changes=False),

@@ -4,7 +4,9 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from dksmfs.control.following import Followed
 from dksmfs.control.limits import MAX_POPULATED
+from dksmfs.control.live import LiveMemory
 from dksmfs.control.messages import Carried
 from dksmfs.control.messages import Content as WantedContent
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
@@ -79,7 +81,8 @@ class Job(NamedTuple):
     attributes: Directory
     owners: Owners
     caller: Caller | None
-    memory: Sequence[Memory]
+    memory: Sequence[Memory | LiveMemory]
+    followed: Followed
     recorder: "Recorder | None" = None
 
     def content(self, wanted: WantedContent, size: int) -> Content:
@@ -100,7 +103,9 @@ class Job(NamedTuple):
             return StoredContent(wanted.data)
         if wanted.memfd is None or wanted.memfd >= len(self.memory):
             raise ProtocolError(INVALID_PARAMS, f"no descriptor {wanted.memfd} with the request")
-        buffer, stable = self.memory[wanted.memfd]
+        memory = self.memory[wanted.memfd]
+        assert isinstance(memory, Memory)
+        buffer, stable = memory
         return StoredContent(buffer, stable=stable)
 
 

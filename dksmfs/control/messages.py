@@ -3,7 +3,7 @@
 Pure declarations. Addresses and lengths are in bytes unless a name says pages.
 """
 
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args
 
 from msgspec import Meta, Struct
 
@@ -28,11 +28,58 @@ from dksmfs.control.limits import (
     ThpMode,
     ViewLength,
 )
+from dksmfs.control.replies import (
+    Advised,
+    Bytes,
+    Contents,
+    Done,
+    Mapped,
+    MappingInfo,
+    Pagemap,
+    PageNumber,
+    Processes,
+    ProcessInfo,
+    RecordedPart,
+    RecordingStopped,
+    Reply,
+    SharedMapping,
+    SharedProcess,
+    Sharing,
+    Shown,
+    Smaps,
+    Spawned,
+    Stats,
+    Stored,
+    Thp,
+)
+
+__all__ = [
+    "Advised",
+    "Bytes",
+    "Contents",
+    "Done",
+    "Mapped",
+    "MappingInfo",
+    "PageNumber",
+    "Pagemap",
+    "ProcessInfo",
+    "Processes",
+    "RecordedPart",
+    "RecordingStopped",
+    "Reply",
+    "SharedMapping",
+    "SharedProcess",
+    "Sharing",
+    "Shown",
+    "Smaps",
+    "Spawned",
+    "Stats",
+    "Stored",
+    "Thp",
+]
+"""Of the replies; what is defined here needs no mention."""
 
 R_co = TypeVar("R_co", covariant=True)
-
-PageNumber = int | Literal["Z"] | None
-"""A pfn or class number, the kernel's zero page, or no page at all."""
 
 
 class Carried(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -68,147 +115,6 @@ class OfRange(OfProcess[R_co], Generic[R_co], frozen=True):
 
     address: Address
     length: Length
-
-
-class Reply(Struct, frozen=True):
-    """Base of all results. Members may be added later: clients ignore those they do not know."""
-
-
-class Done(Reply, frozen=True):
-    """It is done, and there is nothing to say about it."""
-
-
-class Spawned(Reply, frozen=True):
-    """The new process."""
-
-    pid: int
-
-
-class Mapped(Reply, frozen=True):
-    """Where the mapping is now (bytes)."""
-
-    address: int
-
-
-class Bytes(Reply, frozen=True):
-    """The bytes that were read."""
-
-    data: bytes
-
-
-class Pagemap(Reply, frozen=True):
-    """Per page: its pfn, "Z" for the kernel's zero page, None if nothing is present."""
-
-    pages: list[PageNumber]
-    huge_pages: int
-    """How many of these pages belong to a compound page."""
-
-
-class Contents(Reply, frozen=True):
-    """Per page: None, or "F/K" in hexadecimal: first 8 bytes (little-endian) and checksum."""
-
-    pages: list[str | None]
-
-
-class MappingInfo(Reply, frozen=True):
-    """A mapping as /proc/PID/smaps shows it: addresses in bytes, sizes in kB."""
-
-    start: int
-    end: int
-    prot: str
-    kind: str
-    rss_kb: int
-    pss_kb: int
-    anonymous_kb: int
-    anon_huge_kb: int
-
-
-class Smaps(Reply, frozen=True):
-    """The mappings of a process in ascending order."""
-
-    mappings: list[MappingInfo]
-
-
-class ProcessInfo(Reply, frozen=True):
-    """A process as `ps` shows it."""
-
-    pid: int
-    name: str
-    parent: int | None
-    owner: Literal["you", "other", "detached"]
-    rss_pages: int
-
-
-class Processes(Reply, frozen=True):
-    """All processes of the machine, oldest first."""
-
-    processes: list[ProcessInfo]
-
-
-class SharedMapping(Reply, frozen=True):
-    """Per page: None (not present), "Z" (zero page) or the number of its frame's class."""
-
-    address: int
-    pages: list[PageNumber]
-
-
-class SharedProcess(Reply, frozen=True):
-    """The mappings of one process."""
-
-    pid: int
-    name: str
-    mappings: list[SharedMapping]
-
-
-class Sharing(Reply, frozen=True):
-    """Who maps which frame: equal numbers are the same frame, counted from 1 as they appear."""
-
-    processes: list[SharedProcess]
-
-
-class Stats(Reply, frozen=True):
-    """The six files of the dksm directory."""
-
-    run: int
-    pages_scanned: int
-    pages_merged: int
-    merging_failed: int
-    hashtable_entries: int
-    hashtable_size: int
-
-
-class Shown(Reply, frozen=True):
-    """What a read of the file returns."""
-
-    data: str
-
-
-class Stored(Reply, frozen=True):
-    """What the write returned: the number of bytes taken."""
-
-    ret: int
-
-
-class Thp(Reply, frozen=True):
-    """The machine's huge-page mode."""
-
-    mode: ThpMode
-
-
-class RecordingStopped(Reply, frozen=True):
-    """What a recording has become; `note` says why, if it ended before it was told to."""
-
-    steps: int
-    size: int
-    """Bytes that `record_take` will hand out."""
-    note: str
-
-
-class RecordedPart(Reply, frozen=True):
-    """A part of a recording, and whether another one follows."""
-
-    data: bytes
-    more: bool
 
 
 class Spawn(Request[Spawned], frozen=True):
@@ -373,6 +279,28 @@ class SetThp(Request[Thp], frozen=True):
     mode: ThpMode | None = None
 
 
+class Follow(OfProcess[Done], frozen=True):
+    """Let the process follow a real one: its open `/proc/PID/mem` and `/proc/PID/pagemap` come as
+    two descriptors. They stand for that address space: an exec or exit is noticed by them."""
+
+
+class RealMapping(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A mapping of a real process: [start, end, prot, kind, huge pages advised or not]."""
+
+    start: Address
+    end: Address
+    prot: Prot
+    kind: Kind
+    hugepage: bool | None = None
+
+
+class Advise(OfRange[Advised], frozen=True):
+    """madvise(MADV_MERGEABLE) of a process that follows a real one: first the simulated address
+    space becomes what the real one is. Without mappings, they are as at the last time."""
+
+    mappings: list[RealMapping] | None = None
+
+
 class Hello(Struct, frozen=True):
     """The event that a server sends first."""
 
@@ -411,6 +339,8 @@ METHODS: Final[dict[str, type[Request[Any]]]] = {
     "show": Show,
     "store": Store,
     "thp": SetThp,
+    "follow": Follow,
+    "advise": Advise,
 }
 METHOD_NAMES: Final = {request: name for name, request in METHODS.items()}
 REPLIES: Final[dict[type[Request[Any]], type[Reply]]] = {
@@ -420,7 +350,9 @@ REPLIES: Final[dict[type[Request[Any]], type[Reply]]] = {
 }
 
 
-def memfd_index(request: Request[Any]) -> int | None:
-    """Which of its descriptors the request takes its content from, if it does."""
+def descriptor_count(request: Request[Any]) -> int:
+    """How many descriptors the request uses."""
+    if isinstance(request, Follow):
+        return 2
     content = getattr(request, "content", None)
-    return content.memfd if isinstance(content, Carried) else None
+    return int(isinstance(content, Carried) and content.memfd is not None)

@@ -24,8 +24,9 @@ from dksmfs.control import wire
 from dksmfs.control.dispatch import Dispatcher, Steps
 from dksmfs.control.job import Caller, Memory
 from dksmfs.control.limits import MAX_DESCRIPTORS
+from dksmfs.control.live import LiveMemory
 from dksmfs.control.memfd import MemoryMapper
-from dksmfs.control.messages import Hello, memfd_index
+from dksmfs.control.messages import Follow, Hello, descriptor_count
 from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
@@ -178,7 +179,7 @@ class Connection:
             text = "internal error; the daemon's log says more"
             return wire.encode_error(id, ProtocolError(wire.INTERNAL_ERROR, text))
 
-    async def _carry_out(self, call: Call, memory: Sequence[Memory]) -> Any:
+    async def _carry_out(self, call: Call, memory: Sequence[Memory | LiveMemory]) -> Any:
         if not self._dispatcher.changes(call.request):
             return self._dispatcher.start(call.request, self._caller, memory)
         try:
@@ -206,9 +207,9 @@ class Connection:
             await trio.lowlevel.checkpoint()
 
     def _may_carry(self, call: Call) -> bool:
-        return bool(self._descriptors or call.descriptors) or memfd_index(call.request) is not None
+        return bool(self._descriptors or call.descriptors) or descriptor_count(call.request) > 0
 
-    def _take_memory(self, call: Call, is_last: bool) -> list[Memory]:
+    def _take_memory(self, call: Call, is_last: bool) -> Sequence[Memory | LiveMemory]:
         """Map the descriptors of `call`. They are closed, whatever becomes of it."""
         surplus = len(self._descriptors) - call.descriptors
         mine = [self._descriptors.popleft() for _ in range(call.descriptors - max(-surplus, 0))]
@@ -220,10 +221,12 @@ class Connection:
                 self._close_descriptors()
                 unclaimed = f"{call.descriptors} descriptors announced, {surplus} more came"
                 raise ProtocolError(wire.INVALID_REQUEST, unclaimed)
-            used = 0 if memfd_index(call.request) is None else 1
+            used = descriptor_count(call.request)
             if call.descriptors != used:
                 wrong = f"{call.descriptors} descriptors came, the request uses {used}"
                 raise ProtocolError(wire.INVALID_PARAMS, wrong)
+            if isinstance(call.request, Follow):
+                return [LiveMemory(*mine)]
             return [self._mapper.map(descriptor) for descriptor in mine]
         finally:
             for descriptor in mine:

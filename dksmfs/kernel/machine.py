@@ -107,6 +107,10 @@ class Machine:
             for process in self._processes.values()
         ]
 
+    def address_space(self, pid: int) -> AddressSpace:
+        """The mappings and page tables of a process, for those that change them directly."""
+        return self._process(pid).mm
+
     def _add(self, name: str, parent: int | None, mm: AddressSpace) -> int:
         self._last_pid += 1
         self._processes[self._last_pid] = Process(self._last_pid, name, parent, mm)

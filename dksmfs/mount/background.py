@@ -1,5 +1,6 @@
 """Starting a daemon that outlives the command: it reports once, when its files can be read."""
 
+import ctypes
 import json
 import os
 import signal
@@ -13,17 +14,24 @@ from typing import Any, NoReturn
 from dksmfs.errors import DksmfsError
 from dksmfs.instances import Instance, instance_of, instance_path
 
+PR_SET_PDEATHSIG = 1
 REPORT_DESCRIPTOR = 3
 LAST_DESCRIPTOR = 1 << 20
 """More than any process has open: the default hard limit of systemd is 2^19."""
 
 
-def start_in_background(instance: Instance, thp: str) -> Instance:
-    """Start the daemon of ``instance`` and return when its files can be read."""
+def start_in_background(instance: Instance, thp: str, *, outlives: bool = True) -> Instance:
+    """Start the daemon of ``instance`` and return when its files can be read.
+
+    Unless it ``outlives`` this process it ends with it, even if that is killed.
+    """
     reader, writer = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     log = _log_path(instance, child or os.getpid())
     if child == 0:
+        if not outlives:
+            _end_with(parent)
         _become_daemon(replace(instance, log=str(log)), thp, writer)
     os.close(writer)
     try:
@@ -37,6 +45,12 @@ def start_in_background(instance: Instance, thp: str) -> Instance:
         os.waitpid(child, 0)
         _remove_empty(log)
         raise
+
+
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _log_path(instance: Instance, daemon: int) -> Path:

@@ -1,0 +1,213 @@
+"""An address space that follows that of a real process.
+
+The caller knows what the real one looks like: which mappings it has, and what is in each page.
+Here the simulated one is brought to the same state, by the faults and calls that a process would
+have made, so that page tables, families and huge pages come out by the machine's own rules.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from dksmfs.kernel import faults
+from dksmfs.kernel import mmap as calls
+from dksmfs.kernel.content import Content, Indices
+from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, Pfns
+from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.pagecache import File
+from dksmfs.kernel.paging import PROTNONE, WRITE, HugePage, PageTable, Span, spans
+from dksmfs.kernel.vma import Kind, Prot, Vma, VmaFlag
+
+Mask = npt.NDArray[np.bool_]
+States = npt.NDArray[np.uint8]  # a State for each page
+
+_HUGE_FLAGS = VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE
+
+
+class State(IntEnum):
+    """What is at a page of the real address space."""
+
+    ABSENT = 0
+    ZERO = 1
+    """The kernel's zero page: it was read, never written."""
+    FILE = 2
+    """A page of a file, or of shared memory."""
+    ANON = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping of the real process, in virtual pages; `flags` has HUGEPAGE, NOHUGEPAGE or none."""
+
+    start: int
+    end: int
+    prot: Prot
+    kind: Kind
+    flags: VmaFlag = VmaFlag.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What is in the pages `start` and up of one 2 MiB area of the real address space.
+
+    `changed` marks pages that have another frame than when they were last looked at. Page i is
+    page `indices[i]` of `content`.
+    """
+
+    start: int
+    states: States
+    changed: Mask
+    content: Content
+    indices: Indices
+
+
+def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> None:
+    """Map exactly what is `wanted` (in ascending order); what stays mapped keeps its pages."""
+    for start, end in list(_unwanted(mm, wanted)):
+        calls.munmap(mm, start, end)
+    for mapping in wanted:
+        for start, end in list(_gaps(mm, mapping)):
+            file = File(end - start) if mapping.kind is Kind.FILE_PRIVATE else None
+            calls.mmap(mm, start, end - start, mapping.prot, mapping.kind, file)
+        calls.mprotect(mm, mapping.start, mapping.end, mapping.prot)
+        _advise_huge(mm, mapping)
+
+
+def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Iterator[tuple[int, int]]:
+    """The mapped ranges where nothing, or something of another kind, is to be."""
+    at = 0
+    for vma in mm.vmas:
+        vpn = vma.start
+        while at < len(wanted) and wanted[at].end <= vma.start:
+            at += 1
+        for mapping in wanted[at:]:
+            if mapping.start >= vma.end:
+                break
+            if mapping.kind is vma.kind:
+                if vpn < mapping.start:
+                    yield vpn, mapping.start
+                vpn = mapping.end
+        if vpn < vma.end:
+            yield vpn, vma.end
+
+
+def _gaps(mm: AddressSpace, mapping: Mapping) -> Iterator[tuple[int, int]]:
+    vpn = mapping.start
+    for vma in mm.vmas.overlapping(mapping.start, mapping.end):
+        if vpn < vma.start:
+            yield vpn, vma.start
+        vpn = vma.end
+    if vpn < mapping.end:
+        yield vpn, mapping.end
+
+
+def _advise_huge(mm: AddressSpace, mapping: Mapping) -> None:
+    for vma in mm.vmas.overlapping(mapping.start, mapping.end):
+        if vma.kind is Kind.ANON and vma.flags & _HUGE_FLAGS != mapping.flags:
+            low, high = max(vma.start, mapping.start), min(vma.end, mapping.end)
+            flags = vma.flags & ~_HUGE_FLAGS | mapping.flags
+            mm.vmas.set_attributes(vma, low, high, vma.prot, flags)
+
+
+def follow_pages(mm: AddressSpace, real: Area) -> None:
+    """Bring the pages of an area to the state they have in the real address space."""
+    end = real.start + len(real.states)
+    for vma in mm.vmas.overlapping(real.start, end):
+        if vma.kind is Kind.HUGETLB:
+            continue
+        for span in spans(max(vma.start, real.start), min(vma.end, end)):
+            here = slice(span.start - real.start, span.end - real.start)
+            _follow_span(mm, vma, span, _part(real, here))
+
+
+def _part(real: Area, here: slice) -> Area:
+    return Area(
+        real.start + here.start,
+        real.states[here],
+        real.changed[here],
+        real.content,
+        real.indices[here],
+    )
+
+
+def _follow_span(mm: AddressSpace, vma: Vma, span: Span, real: Area) -> None:
+    states = real.states
+    if vma.shared:
+        states = np.where(states == State.ANON, State.FILE, states).astype(np.uint8)
+    if not states.any() and span.area not in mm.tables:
+        return
+    if isinstance(mm.tables.get(span.area), HugePage) and not (span.whole and not states.any()):
+        return  # all of it is present, whatever the real process touched
+    _drop(mm, span, states, real)
+    pfns, flags = mm.tables.entries(span.start, span.end)
+    anonymous = mm.frames.anon_vma[pfns] != 0
+    wanted = states == State.ANON
+    small = mm.frames.flags[pfns] & COMPOUND == 0
+    differs = wanted & anonymous & small
+    differs[differs] = _differs(mm, pfns[differs], real.content, real.indices[differs])
+    written = wanted & (~anonymous | differs)
+    for low, high in _runs(written):
+        faults.populate(mm, vma, span.start + low, span.start + high, write=True)
+    if written.any():
+        _set_written(mm, vma, span, written, real)
+    for low, high in _runs((flags == 0) & ((states == State.ZERO) | (states == State.FILE))):
+        faults.populate(mm, vma, span.start + low, span.start + high, write=False)
+
+
+def _drop(mm: AddressSpace, span: Span, states: States, real: Area) -> None:
+    """Unmap pages that went, or have another frame: a write after a fork, or a drop and a fault."""
+    pfns, flags = mm.tables.entries(span.start, span.end)
+    anonymous = mm.frames.anon_vma[pfns] != 0
+    small = mm.frames.flags[pfns] & COMPOUND == 0
+    gone = (flags != 0) & small
+    gone &= (states == State.ABSENT) | (anonymous & ((states != State.ANON) | real.changed))
+    if span.whole and not states.any():
+        gone = flags != 0
+    for low, high in _runs(gone):
+        mm.zap(span.start + low, span.start + high)
+
+
+def _differs(mm: AddressSpace, pfns: Pfns, content: Content, indices: Indices) -> Mask:
+    """Whether frame `pfns[i]` holds other bytes than page `indices[i]` of `content`."""
+    differs: Mask = ~mm.frames.refers_to(pfns, content, indices)
+    if differs.any():
+        pfns, indices = pfns[differs], indices[differs]
+        differs[differs] = (mm.frames.rows(pfns) != content.rows(indices)).any(axis=1)
+    return differs
+
+
+def _set_written(mm: AddressSpace, vma: Vma, span: Span, written: Mask, real: Area) -> None:
+    """Give freshly written pages their content, and the mapping's protection."""
+    pfns, _ = mm.tables.entries(span.start, span.end)
+    mm.frames.set_content(pfns[written], real.content, real.indices[written])
+    table = mm.tables[span.area]
+    if vma.writable or not isinstance(table, PageTable):
+        return
+    flags = table.flags[span.low : span.high]
+    flags[written] &= np.uint8(0xFF & ~WRITE)
+    if vma.prot is Prot.NONE:
+        flags[written] |= np.uint8(PROTNONE)
+
+
+def take_over(mm: AddressSpace, lost: Content, content: Content, first: int) -> None:
+    """Where this address space maps frames whose content is `lost`, let its own pages, virtual
+    page `first` + i being page i of `content`, be the content from now on."""
+    for area, table in mm.tables.items():
+        if isinstance(table, HugePage):
+            continue
+        pfns = table.pfn.astype(np.int64)
+        at = np.flatnonzero(mm.frames.has_content(pfns, lost))
+        indices = area * HUGE_PAGES + at - first
+        within = (indices >= 0) & (indices < 1 << 32)
+        _, once = np.unique(pfns[at], return_index=True)
+        chosen = once[within[once]]
+        mm.frames.set_content(pfns[at[chosen]], content, indices[chosen])
+
+
+def _runs(mask: Mask) -> list[tuple[int, int]]:
+    """The runs of True: start and end of each."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
