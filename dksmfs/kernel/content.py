@@ -78,6 +78,9 @@ class Content(ABC):
     stable: bool = True
     """False if the bytes may change behind the machine's back."""
 
+    held_bytes: int = 0
+    """What it takes of our own memory; memory that a client shares does not count."""
+
     @abstractmethod
     def rows(self, indices: Indices) -> Rows:
         """The bytes of the pages at `indices`, a row each. Not to be written to."""
@@ -107,6 +110,7 @@ class StoredContent(Content):
         self._rows = self._bytes[: self._whole * PAGE_SIZE].reshape(self._whole, PAGE_SIZE)
         self._address = self._bytes.ctypes.data
         self.stable = stable
+        self.held_bytes = 0 if isinstance(buffer, memoryview) else len(buffer)
 
     @property
     def page_count(self) -> int:

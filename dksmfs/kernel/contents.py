@@ -20,6 +20,8 @@ class Contents:
         self._users = [1]  # frames that use each content; the zero page is the first
         self._numbers: dict[Content, int] = {zero: ZERO_CONTENT}
         self._vacant: list[int] = []
+        self.held_bytes = 0
+        """What all of them take of our own memory."""
 
     def __getitem__(self, number: int) -> Content:
         content = self._contents[number]
@@ -33,6 +35,7 @@ class Contents:
             number = self._vacant.pop() if self._vacant else self._append()
             self._contents[number] = content
             self._numbers[content] = number
+            self.held_bytes += content.held_bytes
         return number
 
     def known_number(self, content: Content) -> int:
@@ -52,6 +55,7 @@ class Contents:
         """`count` frames less use a content."""
         self._users[number] -= count
         if not self._users[number]:
+            self.held_bytes -= self[number].held_bytes
             del self._numbers[self[number]]
             self._contents[number] = None
             self._vacant.append(number)

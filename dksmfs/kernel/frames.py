@@ -36,10 +36,13 @@ COMPOUND: Final = 1  # part of a huge page
 CACHED: Final = 2  # held by a file's page cache
 HASHED: Final = 4  # `checksum` is that of the content
 
-_ROWS_AT_ONCE: Final = 1024  # generated pages compared at once
 FRAME_LIMIT: Final = 1 << 26
 """Frames of a machine: 256 GiB of memory, whose books take some 3 GiB of ours at the most."""
 
+STORAGE_LIMIT: Final = 4 << 30
+"""Bytes of page contents that are stored, not described or shared: what a small host can spare."""
+
+_ROWS_AT_ONCE: Final = 1024  # generated pages compared at once
 _ONE: Final = np.int32(1)  # of the type of the counts: a plain 1 makes `add.at` 40 times slower
 
 
@@ -80,6 +83,16 @@ class Frames:
         if count > self.room:
             limit = FRAME_LIMIT * PAGE_SIZE >> 30
             raise kernel_error(errno.ENOMEM, f"a machine has {limit} GiB of memory")
+
+    def require_storage(self, size_bytes: int) -> None:
+        """ENOMEM if there is no room for so many bytes of page contents more."""
+        if self._contents.held_bytes + size_bytes > STORAGE_LIMIT:
+            limit = STORAGE_LIMIT >> 30
+            raise kernel_error(
+                errno.ENOMEM,
+                f"a machine stores at most {limit} GiB of written bytes; describe the contents, "
+                "or share them as a memfd",
+            )
 
     def allocate(self, count: int) -> Pfns:
         """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""

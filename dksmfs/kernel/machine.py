@@ -83,6 +83,10 @@ class Machine:
     def thp(self, mode: str) -> None:
         self.memory.thp = Thp(mode)
 
+    def reset(self, thp: str) -> None:
+        """Become a machine that has just been started, whatever this one has been through."""
+        vars(self).update(vars(Machine(thp)))
+
     # --- processes --------------------------------------------------------------------------
 
     def spawn(self, name: str) -> int:
@@ -134,13 +138,14 @@ class Machine:
         """
         if pages < 1:
             raise kernel_error(errno.EINVAL, "a file has at least one page")
-        old = self._files.pop(name, None)
+        self.memory.frames.require_storage(content.held_bytes)
+        file = File(pages)
+        file.write(self.memory.frames, content)
+        file.linked = True
+        old, self._files[name] = self._files.get(name), file
         if old is not None:
             old.linked = False
             AddressSpace(self.memory).close(old)
-        file = self._files[name] = File(pages)
-        file.linked = True
-        file.write(self.memory.frames, content)
 
     def mmap(
         self,
@@ -162,6 +167,9 @@ class Machine:
         mm, wanted, what = self._mm(pid), parse_prot(prot), Kind(kind)
         if length <= 0:
             raise kernel_error(errno.EINVAL, "a mapping has at least one byte")
+        if content is not None:
+            self.memory.frames.require(_pages(length))
+            self.memory.frames.require_storage(content.held_bytes)
         mapped = self._file(what, file)
         start = None if address is None else _page(address)
         first = wanted if content is None else wanted | Prot.READ | Prot.WRITE
@@ -245,6 +253,7 @@ class Machine:
         """The process stores bytes; at an `AccessFault` the pages before are written."""
         mm = self._mm(pid)
         start, end = _outer_range(address, len(data))
+        self.memory.frames.require_storage((end - start) * PAGE_SIZE)
         fault = self._access_some(mm, start, end, write=True)
         end = end if fault is None else fault.address // PAGE_SIZE
         self._store(mm, start, end, address % PAGE_SIZE, data)
@@ -271,6 +280,7 @@ class Machine:
         at an `AccessFault` the pages before are stored."""
         mm = self._mm(pid)
         start, end = _range(address, length)
+        self.memory.frames.require_storage(content.held_bytes)
         fault = self._access_some(mm, start, end, write=True)
         end = end if fault is None else fault.address // PAGE_SIZE
         pfns, _ = mm.tables.entries(start, end)
