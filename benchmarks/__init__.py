@@ -1,0 +1,1 @@
+"""How fast dksmfs is, always beside something real that was measured in the same minutes."""
