@@ -10,7 +10,6 @@ declared here and enforced by the mount, which is the one that knows who is aski
 """
 
 import errno
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def name_hash(name: str) -> int:
     ``kernfs_name_hash`` on a 64-bit kernel. 0, 1 and INT_MAX are those of ".", ".." and the end.
     """
     value = 0
-    for byte in os.fsencode(name):
+    for byte in name.encode(errors="surrogateescape"):
         value = (value + (byte << 4) + (byte >> 4)) * 11 & 0xFFFFFFFFFFFFFFFF
     value = (value * 0x61C8864680B583EB & 0xFFFFFFFFFFFFFFFF) >> 32 & _LAST_HASH
     if value < 2:
@@ -113,7 +112,7 @@ def name_hash(name: str) -> int:
 
 def _sort_key(node: Node) -> tuple[int, bytes]:
     """``kernfs_sd_compare``: by hash, then by name."""
-    return name_hash(node.name), os.fsencode(node.name)
+    return name_hash(node.name), node.name.encode(errors="surrogateescape")
 
 
 def c_string(buffer: bytes) -> bytes:
