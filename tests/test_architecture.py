@@ -1,6 +1,7 @@
 """The layers, and which of them may import which: kernel < control < mount, scenario... < cli."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -195,3 +196,25 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         if found.eager and found.imported in MODULES and found.imported != "dksmfs":
             graph[found.importer].add(found.imported)
     TopologicalSorter(graph).prepare()  # CycleError names the modules
+
+
+def test_the_page_about_it_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if ".py`" in row[1]]
+    assert len(rows) > 20
+    for row in rows:
+        files = [ROOT / "dksmfs" / name for name in re.findall(r"`(\w+/\w+\.py)`", row[1])]
+        defined = {name for file in files for name in names_in(ast.parse(file.read_text()))}
+        functions = set(re.findall(r"`(\w+)`", row[2])) - OTHER_WORDS
+        assert functions, row
+        assert functions <= defined, row
+
+
+OTHER_WORDS = {"exclusive", "Madvise", "TABLE", "pages_merged", "cat"}
+
+
+def names_in(tree: ast.Module) -> set[str]:
+    """The functions and classes that a module defines."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, definitions)}
