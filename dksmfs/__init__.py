@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from dksmfs.control.wire import ProtocolError
     from dksmfs.errors import DksmfsError
     from dksmfs.kernel.errors import AccessFault
+    from dksmfs.testing.double import machine
 
-__all__ = ["AccessFault", "DksmfsError", "ProtocolError", "connect", "connect_trio"]
+__all__ = ["AccessFault", "DksmfsError", "ProtocolError", "connect", "connect_trio", "machine"]
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ _HOMES = {
     "ProtocolError": "dksmfs.control.wire",
     "connect": "dksmfs.control.client",
     "connect_trio": "dksmfs.control.client",
+    "machine": "dksmfs.testing.double",
 }
 
 

@@ -2,12 +2,14 @@
 
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from dksmfs.control import wire
 from dksmfs.control.exchange import READ_SIZE, Exchange, explained, rights
-from dksmfs.control.messages import Hello, Request
+from dksmfs.control.messages import Hello, Request, Stats
+from dksmfs.injection import Access
 
 R = TypeVar("R")
 
@@ -50,6 +52,29 @@ class Blocking:
             while (answer := self._exchange.answer(number)) is None:
                 self._receive()
         return wire.decode_result(request, answer.outcome)
+
+    async def another(self) -> "Blocking":
+        """Open another door to the same server."""
+        return Blocking.open(self._stream.getpeername())
+
+    async def event(self, timeout_s: float | None = None) -> Stats | Access | None:
+        """Return the next event of this connection, which has subscribed; None if it takes too
+        long."""
+        ends = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            while not self._exchange.events:
+                if ends is not None:
+                    self._stream.settimeout(max(ends - time.monotonic(), 1e-9))
+                self._receive()
+        except TimeoutError:
+            return None
+        finally:
+            self._stream.settimeout(None)
+        return self._exchange.events.popleft()
+
+    async def hang_up(self) -> None:
+        """Close the connection, as `close` does."""
+        self.close()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
         """Run `work` to its end: it never suspends, for `ask` does not."""

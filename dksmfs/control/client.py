@@ -22,6 +22,7 @@ from dksmfs.control.blocking import Blocking
 from dksmfs.control.content import PAGE_SIZE, Data, carried, carried_if_any, whole_pages
 from dksmfs.control.doors import Behind, D, attribute, operation, settable
 from dksmfs.control.messages import Hello
+from dksmfs.control.rehearsing import Rehearsing
 from dksmfs.control.sharing import SharingMap
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _socket_path(path: Path | None) -> str:
     return sole_instance().socket
 
 
-class Machine(Behind[D]):
+class Machine(Rehearsing[D]):
     """The machine behind a connection. Closing it ends the processes started through it."""
 
     @property

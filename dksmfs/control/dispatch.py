@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from msgspec.structs import astuple
 
-from dksmfs.control import following, views
+from dksmfs.control import files, following, views
 from dksmfs.control import messages as m
+from dksmfs.control.files import Files
 from dksmfs.control.following import Followed
 from dksmfs.control.job import Caller, Job, Memory, Owners, check_populated
 from dksmfs.control.limits import ThpMode
@@ -34,13 +35,18 @@ class Dispatcher:
     """Carries out requests on one machine, and knows whose each process is."""
 
     def __init__(
-        self, machine: Machine, attributes: Directory, recorder: Recorder | None = None
+        self,
+        machine: Machine,
+        attributes: Directory,
+        recorder: Recorder | None = None,
+        mounted: Files | None = None,
     ) -> None:
         self.machine = machine
         self.attributes = attributes
         self.owners = Owners()
         self.followed = Followed()
         self.recorder = recorder
+        self.files = mounted
 
     def handle(
         self,
@@ -92,6 +98,7 @@ class Dispatcher:
             memory,
             self.followed,
             recorder=self.recorder,
+            files=self.files,
         )
         try:
             outcome: R | Steps[R] = row.handler(job, request)
@@ -267,6 +274,13 @@ TABLE: Final[dict[type[m.Request[Any]], Row]] = {
     m.Advise: Row(following.advise),
     m.StartRecording: Row(_record_start),
     m.StopRecording: Row(_record_stop),
+    m.Reset: Row(files.reset),
+    m.AddFault: Row(files.add_fault, changes=False),
+    m.ClearFaults: Row(files.clear_faults, changes=False),
+    m.ListFaults: Row(files.faults, changes=False),
+    m.SetLog: Row(files.set_log, changes=False),
+    m.ListAccesses: Row(files.accesses, changes=False),
+    m.Subscribe: Row(lambda _job, _request: DONE, changes=False),
     m.TakeRecording: Row(_record_take, changes=False),
     m.Ps: Row(views.processes, changes=False),
     m.ViewPagemap: Row(views.pagemap, changes=False),

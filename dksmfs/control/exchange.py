@@ -4,13 +4,16 @@ import array
 import errno
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
 from dksmfs.control import wire
 from dksmfs.control.messages import Hello, Request
+from dksmfs.control.replies import Stats
 from dksmfs.control.wire import Answer, LineBuffer
+from dksmfs.injection import Access
 
 MAX_ANSWER: Final = 64 << 20
 """Bytes of one reply: five times what the largest, the smaps of 65,530 mappings, takes."""
@@ -26,6 +29,8 @@ class Exchange:
         self._lines = LineBuffer(MAX_ANSWER)
         self._numbers = count(1)
         self._answers: dict[wire.Id, Answer] = {}
+        self.events: deque[Stats | Access] = deque()
+        """What came unasked; only a connection that has subscribed gets any."""
 
     @property
     def is_open(self) -> bool:
@@ -51,6 +56,8 @@ class Exchange:
             said = wire.decode_answer(line)
             if isinstance(said, Hello):
                 self._hello = said
+            elif isinstance(said, Stats | Access):
+                self.events.append(said)
             elif said is not None:
                 if said.id is None and isinstance(said.outcome, wire.Error):
                     raise wire.exception_of(said.outcome)  # about the connection, not a request

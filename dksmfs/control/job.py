@@ -16,6 +16,7 @@ from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.sysfs import Directory
 
 if TYPE_CHECKING:
+    from dksmfs.control.files import Files
     from dksmfs.control.recorder import Recorder
 
 MAX_PROCESSES: Final = 1 << 15
@@ -84,6 +85,7 @@ class Job(NamedTuple):
     memory: Sequence[Memory | LiveMemory]
     followed: Followed
     recorder: "Recorder | None" = None
+    files: "Files | None" = None
 
     def content(self, wanted: WantedContent, size: int) -> Content:
         """The content for `size` bytes of pages."""

@@ -3,12 +3,11 @@
 Pure declarations. Addresses and lengths are in bytes unless a name says pages.
 """
 
-from typing import Annotated, Any, Final, Generic, TypeVar, get_args
+from typing import Annotated, Any, Final, get_args
 
 from msgspec import Meta, Struct
 
 from dksmfs.control.limits import (
-    MAX_DESCRIPTORS,
     MAX_INLINE,
     MAX_POPULATED,
     MAX_SHARING,
@@ -17,16 +16,23 @@ from dksmfs.control.limits import (
     Address,
     AdviceNumber,
     AdviceWord,
-    Description,
     FileName,
     Inline,
     Kind,
     Length,
     Name,
-    Pid,
     Prot,
     ThpMode,
     ViewLength,
+)
+from dksmfs.control.rehearsal import (
+    AddFault,
+    ClearFaults,
+    ListAccesses,
+    ListFaults,
+    Reset,
+    SetLog,
+    Subscribe,
 )
 from dksmfs.control.replies import (
     Advised,
@@ -52,14 +58,24 @@ from dksmfs.control.replies import (
     Stored,
     Thp,
 )
+from dksmfs.control.request import Carried, Content, Message, OfProcess, OfRange, Request
 
 __all__ = [
+    "AddFault",
     "Advised",
     "Bytes",
+    "Carried",
+    "ClearFaults",
+    "Content",
     "Contents",
     "Done",
+    "ListAccesses",
+    "ListFaults",
     "Mapped",
     "MappingInfo",
+    "Message",
+    "OfProcess",
+    "OfRange",
     "PageNumber",
     "Pagemap",
     "ProcessInfo",
@@ -67,6 +83,9 @@ __all__ = [
     "RecordedPart",
     "RecordingStopped",
     "Reply",
+    "Request",
+    "Reset",
+    "SetLog",
     "SharedMapping",
     "SharedProcess",
     "Sharing",
@@ -75,46 +94,10 @@ __all__ = [
     "Spawned",
     "Stats",
     "Stored",
+    "Subscribe",
     "Thp",
 ]
-"""Of the replies; what is defined here needs no mention."""
-
-R_co = TypeVar("R_co", covariant=True)
-
-
-class Carried(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Content that travels with its request: bytes in the line, or a descriptor beside it."""
-
-    data: Inline | None = None
-    memfd: Annotated[int, Meta(ge=0, lt=MAX_DESCRIPTORS)] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.data is None) == (self.memfd is None):
-            raise ValueError("content needs exactly one of `data` and `memfd`")
-
-
-Content = Description | Carried
-
-
-class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of all requests: unknown members are refused, defaults are not sent."""
-
-
-class Request(Message, Generic[R_co], frozen=True):
-    """A request that is answered with an `R_co`."""
-
-
-class OfProcess(Request[R_co], Generic[R_co], frozen=True):
-    """A request about one process."""
-
-    pid: Pid
-
-
-class OfRange(OfProcess[R_co], Generic[R_co], frozen=True):
-    """A request about a range of one process's address space."""
-
-    address: Address
-    length: Length
+"""Of what is defined elsewhere; what is defined here needs no mention."""
 
 
 class Spawn(Request[Spawned], frozen=True):
@@ -341,6 +324,13 @@ METHODS: Final[dict[str, type[Request[Any]]]] = {
     "thp": SetThp,
     "follow": Follow,
     "advise": Advise,
+    "reset": Reset,
+    "fault": AddFault,
+    "faults": ListFaults,
+    "clear_faults": ClearFaults,
+    "log": SetLog,
+    "accesses": ListAccesses,
+    "subscribe": Subscribe,
 }
 METHOD_NAMES: Final = {request: name for name, request in METHODS.items()}
 REPLIES: Final[dict[type[Request[Any]], type[Reply]]] = {

@@ -22,11 +22,13 @@ from msgspec import UNSET
 
 from dksmfs.control import wire
 from dksmfs.control.dispatch import Dispatcher, Steps
+from dksmfs.control.events import Bell, Teller
+from dksmfs.control.files import Files
 from dksmfs.control.job import Caller, Memory
 from dksmfs.control.limits import MAX_DESCRIPTORS
 from dksmfs.control.live import LiveMemory
 from dksmfs.control.memfd import MemoryMapper
-from dksmfs.control.messages import Follow, Hello, descriptor_count
+from dksmfs.control.messages import Follow, Hello, Subscribe, descriptor_count
 from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
@@ -53,9 +55,15 @@ async def serve_control(
     exclusive: trio.Lock,
     hello: Hello,
     recorder: Recorder | None = None,
+    files: Files | None = None,
+    bell: Bell | None = None,
 ) -> None:
-    """Serve clients on `listener` until cancelled; their processes end with them."""
-    dispatcher = Dispatcher(machine, attributes, recorder)
+    """Serve clients on `listener` until cancelled; their processes end with them.
+
+    Whoever else changes the machine, or uses the files, rings the bell.
+    """
+    dispatcher = Dispatcher(machine, attributes, recorder, files)
+    bell = bell or Bell()
     mapper = MemoryMapper()
     places = trio.Semaphore(_connection_limit())
 
@@ -66,7 +74,7 @@ async def serve_control(
             except trio.WouldBlock:
                 await stream.send_all(wire.encode_error(None, _TOO_MANY))
                 return
-            connection = Connection(stream, dispatcher, exclusive, mapper)
+            connection = Connection(stream, dispatcher, exclusive, mapper, bell)
             try:
                 await stream.send_all(wire.encode_hello(hello))
                 await connection.serve()
@@ -91,16 +99,19 @@ class Connection:
         dispatcher: Dispatcher,
         exclusive: trio.Lock,
         mapper: MemoryMapper,
+        bell: Bell,
     ) -> None:
         self._stream = stream
         self._dispatcher = dispatcher
         self._exclusive = exclusive
         self._mapper = mapper
+        self._bell = bell
         self._caller = Caller()
         self._lines = LineBuffer()
         self._descriptors: deque[int] = deque()
         self._replies = bytearray()
         self._turn_ends = 0.0
+        self._subscription: Subscribe | None = None
 
     async def serve(self) -> None:
         """Answer requests until the client closes the connection."""
@@ -110,6 +121,28 @@ class Connection:
             for position, line in enumerate(lines, 1):
                 await self._answer(line, is_last=position == len(lines))
             await self._flush()
+            if self._subscription is not None:
+                await self._tell(self._subscription)
+                return
+
+    async def _tell(self, subscription: Subscribe) -> None:
+        """Send events until the client closes the connection."""
+        dispatcher = self._dispatcher
+        teller = Teller(subscription, dispatcher.machine, dispatcher.files, self._bell)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_closed, nursery.cancel_scope)
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    for name, content in await teller.wait():
+                        self._replies += wire.encode_event(name, content)
+                    await self._flush()
+            nursery.cancel_scope.cancel()
+
+    async def _end_when_closed(self, scope: trio.CancelScope) -> None:
+        with suppress(ConnectionError):
+            while await self._receive():
+                pass
+        scope.cancel()
 
     async def hang_up(self) -> None:
         """Close what is open; the client's processes exit, whatever it was doing."""
@@ -117,6 +150,7 @@ class Connection:
         with trio.CancelScope(shield=True):
             async with self._exclusive:
                 self._dispatcher.hang_up(self._caller)
+        self._bell.ring()
 
     async def _receive(self) -> bytes:
         data, ancillary, flags, _ = await self._stream.socket.recvmsg(
@@ -181,6 +215,8 @@ class Connection:
 
     async def _carry_out(self, call: Call, memory: Sequence[Memory | LiveMemory]) -> Any:
         if not self._dispatcher.changes(call.request):
+            if isinstance(call.request, Subscribe):
+                self._subscription = call.request
             return self._dispatcher.start(call.request, self._caller, memory)
         try:
             self._exclusive.acquire_nowait()
@@ -191,6 +227,7 @@ class Connection:
             return await self._finish(outcome) if isinstance(outcome, Generator) else outcome
         finally:
             self._exclusive.release()
+            self._bell.ring()
 
     async def _finish(self, steps: Steps[Any]) -> Any:
         """Let everybody else run between the slices; stop, as the process would, if killed."""
@@ -204,6 +241,7 @@ class Connection:
             if peer.poll(0):
                 steps.close()
                 raise trio.BrokenResourceError("the client is gone")
+            self._bell.ring()
             await trio.lowlevel.checkpoint()
 
     def _may_carry(self, call: Call) -> bool:

@@ -11,7 +11,7 @@ from dksmfs.control.job import Job
 from dksmfs.control.limits import MAX_SHARING
 from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.machine import PageInfo
+from dksmfs.kernel.machine import Machine, PageInfo
 
 
 def processes(job: Job, _: m.Ps) -> m.Processes:
@@ -76,7 +76,12 @@ def sharing(job: Job, request: m.ViewSharing) -> m.Sharing:
 
 def stats(job: Job, _: m.ReadStats) -> m.Stats:
     """The six values."""
-    dksm = job.machine.dksm
+    return statistics(job.machine)
+
+
+def statistics(machine: Machine) -> m.Stats:
+    """The six values of a machine."""
+    dksm = machine.dksm
     return m.Stats(
         run=dksm.run,
         pages_scanned=dksm.pages_scanned,

@@ -14,7 +14,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from dksmfs.control.limits import MAX_DESCRIPTORS, MAX_LINE
 from dksmfs.control.messages import METHOD_NAMES, METHODS, REPLIES, Hello, Request
+from dksmfs.control.replies import Stats
 from dksmfs.errors import DksmfsError
+from dksmfs.injection import Access
 from dksmfs.kernel.errors import AccessFault
 
 VERSION: Final = "2.0"
@@ -119,6 +121,12 @@ _incoming: Final = msgspec.json.Decoder(_Incoming)
 _answer: Final = msgspec.json.Decoder(_Answer)
 _params: Final = {method: msgspec.json.Decoder(type_) for method, type_ in METHODS.items()}
 _results: Final = {type_: msgspec.json.Decoder(reply) for type_, reply in REPLIES.items()}
+
+_EVENTS: Final[dict[str, type[Hello | Stats | Access]]] = {
+    "hello": Hello,
+    "stats": Stats,
+    "access": Access,
+}
 
 # What decoding bytes from outside can raise. RecursionError: deeply nested arrays.
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -228,6 +236,11 @@ def encode_hello(hello: Hello) -> bytes:
     return _encoder.encode(_Outgoing(VERSION, "hello", hello)) + b"\n"
 
 
+def encode_event(name: str, content: object) -> bytes:
+    """The line that tells a subscriber of something."""
+    return _encoder.encode(_Outgoing(VERSION, name, content)) + b"\n"
+
+
 def _error_of(error: ProtocolError | OSError) -> Error:
     if isinstance(error, ProtocolError):
         return Error(error.code, str(error))
@@ -239,14 +252,15 @@ def _error_of(error: ProtocolError | OSError) -> Error:
     return Error(KERNEL_ERROR, error.strerror or os.strerror(number), data)
 
 
-def decode_answer(line: bytes | None) -> Answer | Hello | None:
+def decode_answer(line: bytes | None) -> Answer | Hello | Stats | Access | None:
     """What a server said; None for an event that this client does not know."""
     if line is None:
         raise ProtocolError(INVALID_REQUEST, "the server sent a line that is too long")
     try:
         answer = _answer.decode(line)
-        if answer.method == "hello":
-            return msgspec.json.decode(answer.params, type=Hello)
+        event = _EVENTS.get(answer.method or "")
+        if event is not None:
+            return msgspec.json.decode(answer.params, type=event)
     except _UNDECODABLE as error:
         raise ProtocolError(PARSE_ERROR, f"not an answer of a dksmfs server: {error}") from None
     if isinstance(answer.error, Error):

@@ -1,5 +1,6 @@
 """The door that is awaited in trio."""
 
+import math
 import socket
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -8,7 +9,8 @@ import trio
 
 from dksmfs.control import wire
 from dksmfs.control.exchange import READ_SIZE, Exchange, explained, rights
-from dksmfs.control.messages import Hello, Request
+from dksmfs.control.messages import Hello, Request, Stats
+from dksmfs.injection import Access
 
 R = TypeVar("R")
 
@@ -50,6 +52,22 @@ class Trio:
             while (answer := self._exchange.answer(number)) is None:
                 await self._receive()
         return wire.decode_result(request, answer.outcome)
+
+    async def another(self) -> "Trio":
+        """Open another door to the same server."""
+        return await Trio.open(self._stream.socket.getpeername())
+
+    async def event(self, timeout_s: float | None = None) -> Stats | Access | None:
+        """Return the next event of this connection, which has subscribed; None if it takes too
+        long."""
+        with trio.move_on_after(math.inf if timeout_s is None else max(timeout_s, 0)):
+            while not self._exchange.events:
+                await self._receive()
+        return self._exchange.events.popleft() if self._exchange.events else None
+
+    async def hang_up(self) -> None:
+        """Close the connection, as `aclose` does."""
+        await self.aclose()
 
     def run(self, work: Coroutine[Any, Any, R]) -> Awaitable[R]:
         """Leave the awaiting to the caller."""

@@ -21,16 +21,15 @@ _THP_MODES = ("always", "madvise", "never")
 
 def dksm_tree(machine: "Machine") -> Directory:
     """Return ``/sys/kernel/mm/dksm`` of a machine."""
-    dksm = machine.dksm
     return Directory.of(
         "dksm",
         [
-            Attribute("run", 0o644, _number(lambda: dksm.run), _store_run(machine)),
-            Attribute("pages_scanned", 0o444, _number(lambda: dksm.pages_scanned)),
-            Attribute("pages_merged", 0o444, _number(lambda: dksm.pages_merged)),
-            Attribute("merging_failed", 0o444, _number(lambda: dksm.merging_failed)),
-            Attribute("hashtable_entries", 0o444, _number(lambda: dksm.hashtable_entries)),
-            Attribute("hashtable_size", 0o444, _number(lambda: dksm.hashtable_size)),
+            Attribute("run", 0o644, _number(lambda: machine.dksm.run), _store_run(machine)),
+            Attribute("pages_scanned", 0o444, _number(lambda: machine.dksm.pages_scanned)),
+            Attribute("pages_merged", 0o444, _number(lambda: machine.dksm.pages_merged)),
+            Attribute("merging_failed", 0o444, _number(lambda: machine.dksm.merging_failed)),
+            Attribute("hashtable_entries", 0o444, _number(lambda: machine.dksm.hashtable_entries)),
+            Attribute("hashtable_size", 0o444, _number(lambda: machine.dksm.hashtable_size)),
         ],
     )
 

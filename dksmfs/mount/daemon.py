@@ -10,32 +10,42 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
 import trio
 
 from dksmfs import __version__
+from dksmfs.control.events import Bell
 from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
 from dksmfs.errors import DksmfsError
 from dksmfs.instances import DKSM_BELOW_SYS, Instance, claimed
 from dksmfs.kernel.dksm_attrs import dksm_tree, sys_tree
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.sysfs import Directory
+from dksmfs.kernel.sysfs import Attribute, Directory
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
 from dksmfs.mount.loop import answer_requests, fuse_descriptors
+from dksmfs.mount.mounted_files import MountedFiles
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 from dksmfs.scenario.record import SessionRecorder
 
 
-def run_daemon(instance: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
-    """Serve ``instance`` until it is told to end; call ``ready`` once its files can be read."""
-    trio.run(_serve, instance, thp, ready)
+def run_daemon(
+    instance: Instance, thp: str, ready: Callable[[Instance], None], owner: int | None = None
+) -> None:
+    """Serve ``instance`` until it is told to end; call ``ready`` once its files can be read.
+
+    ``owner`` is a pidfd: with that process the daemon ends too.
+    """
+    trio.run(_serve, instance, thp, ready, owner)
 
 
-async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) -> None:
+async def _serve(
+    wanted: Instance, thp: str, ready: Callable[[Instance], None], owner: int | None
+) -> None:
     machine = Machine(thp=thp)
     tree = sys_tree(machine) if wanted.root == "sys" else dksm_tree(machine)
     attributes = tree.find(DKSM_BELOW_SYS) if wanted.root == "sys" else tree
@@ -50,10 +60,20 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
         instance = held.enter_context(claimed(wanted))
         listener = held.enter_context(listening(instance.socket))
         held.enter_context(_directory(instance))
-        operations = SysfsOperations(tree, exclusive, recorder.store)
+        bell = Bell()
+
+        def store(attribute: Attribute, data: bytes) -> int:
+            taken = recorder.store(attribute, data)
+            bell.ring()
+            return taken
+
+        operations = SysfsOperations(tree, exclusive, store)
+        files = MountedFiles(operations, partial(_restart, machine, exclusive), bell.ring)
         fuse = held.enter_context(mounted(operations, instance.mountpoint))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
+            if owner is not None:
+                nursery.start_soon(_end_with_owner, owner, nursery.cancel_scope)
             nursery.start_soon(_end_on_unmount, fuse, nursery.cancel_scope)
             nursery.start_soon(
                 serve_control,
@@ -63,13 +83,28 @@ async def _serve(wanted: Instance, thp: str, ready: Callable[[Instance], None]) 
                 exclusive,
                 Hello(__version__, instance.mountpoint, instance.pid),
                 recorder,
+                files,
+                bell,
             )
             ready(instance)
+
+
+async def _restart(machine: Machine, exclusive: trio.Lock) -> None:
+    """Stop DKSM and start it again, if it runs."""
+    async with exclusive:
+        if machine.dksm.run:
+            machine.dksm.set_run(0)
+            machine.dksm.set_run(1)
 
 
 async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     async for _ in signals:
         scope.cancel()
+
+
+async def _end_with_owner(owner: int, scope: trio.CancelScope) -> None:
+    await trio.lowlevel.wait_readable(owner)  # pidfd_open(2): once the process has ended
+    scope.cancel()
 
 
 async def _end_on_unmount(fuse: int, scope: trio.CancelScope) -> None:

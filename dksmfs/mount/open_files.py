@@ -25,10 +25,17 @@ class OpenFile:
         self._rest = b""
         self._shown = False
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return up to ``size`` bytes at ``offset`` (``seq_read_iter`` with ``single_start``)."""
-        if offset == 0 or offset != self._position:
-            self._rest = self.attribute.read()[offset:]
+    def is_fresh(self, offset: int) -> bool:
+        """Whether a read at ``offset`` makes the text afresh."""
+        return offset == 0 or offset != self._position
+
+    def read(self, offset: int, size: int, text: bytes | None = None) -> bytes:
+        """Return up to ``size`` bytes at ``offset`` (``seq_read_iter`` with ``single_start``).
+
+        If the text is made afresh, it is ``text`` instead of what the attribute shows, if given.
+        """
+        if self.is_fresh(offset):
+            self._rest = (self.attribute.read() if text is None else text)[offset:]
             self._position = offset
             self._shown = True
         data, self._rest = self._rest[:size], self._rest[size:]

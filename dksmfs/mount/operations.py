@@ -37,7 +37,8 @@ from pyfuse3 import (
 
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.sysfs import Attribute, Directory
-from dksmfs.mount.inodes import LAST_OFFSET, inode_table
+from dksmfs.mount.inodes import LAST_OFFSET, Inode, inode_table
+from dksmfs.mount.interference import INODE_MASK, Interference
 from dksmfs.mount.open_files import OpenFile
 
 MOUNT_OPTIONS: set[str] = {"fsname=dksmfs", "subtype=dksmfs", "nosuid", "nodev", "noexec"}
@@ -76,7 +77,8 @@ class SysfsOperations(pyfuse3.Operations):
     """A tree of attributes as a file system.
 
     Stores take ``exclusive``, the lock of everything that changes the machine; shows never do.
-    They go through ``store``, so that somebody can look on.
+    They go through ``store``, so that somebody can look on. With an ``interference``, programs
+    see what that leaves of the tree.
     """
 
     supports_dot_lookup = False  # sysfs gives out no file handles (name_to_handle_at)
@@ -88,11 +90,27 @@ class SysfsOperations(pyfuse3.Operations):
         store: Callable[[Attribute, bytes], int] = Attribute.write,
     ) -> None:
         super().__init__()
+        self._tree = root
         self._exclusive = exclusive
         self._store = store
         self._inodes = inode_table(root, time.time_ns())
         self._files: dict[FileHandleT, OpenFile] = {}
         self._next_handle = 1
+        self.interference: Interference | None = None
+
+    @property
+    def root(self) -> Inode:
+        """The inode of the mount point."""
+        return self._inodes[InodeT(pyfuse3.ROOT_INODE)]
+
+    @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return len(self._files)
+
+    def renew(self) -> None:
+        """Forget what users changed of the nodes, as a machine does that starts again."""
+        self._inodes = inode_table(self._tree, time.time_ns())
 
     # Finding and describing
 
@@ -100,13 +118,18 @@ class SysfsOperations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        child = self._inodes[parent_inode].children.get(name)
+        parent = self._inodes[parent_inode]
+        child = parent.children.get(name)
+        if self.interference is not None:
+            child = self.interference.looked_up(parent, name, child, ctx)
         if child is None:
             raise kernel_error(errno.ENOENT, f"no {name!r} here")
         return child.attributes
 
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        if self.interference is not None:
+            self.interference.looked_at(self._inodes[inode], ctx)
         return self._inodes[inode].attributes
 
     @answered
@@ -136,22 +159,38 @@ class SysfsOperations(pyfuse3.Operations):
 
     # Directories
 
+    @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        if self.interference is not None:
+            return self.interference.opendir(self._inodes[inode], ctx)
         return FileHandleT(inode)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        for name, inode, following in self._inodes[InodeT(fh)].entries(start_id):
+        directory = self._inodes[InodeT(fh & INODE_MASK)]
+        if self.interference is not None:
+            self.interference.readdir(fh, directory, start_id)
+        for name, inode, following in directory.entries(start_id):
+            if self.interference is not None and self.interference.is_gone(inode):
+                continue
             if not pyfuse3.readdir_reply(token, FileNameT(name), inode.attributes, following):
                 break
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        pass
+        if self.interference is not None:
+            self.interference.released(fh)
 
     # Attributes
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         opened = self._inodes[inode]
+        if self.interference is None:
+            handle = self._open(opened, flags)
+        else:
+            handle = await self.interference.open(opened, ctx, lambda: self._open(opened, flags))
+        return FileInfo(fh=handle, direct_io=True)
+
+    def _open(self, opened: Inode, flags: FlagT) -> FileHandleT:
         assert isinstance(opened.node, Attribute)
         _check_mode_bits(opened.attributes.st_mode, flags)
         if flags & os.O_DIRECT:
@@ -163,14 +202,21 @@ class SysfsOperations(pyfuse3.Operations):
         handle = FileHandleT(self._next_handle)
         self._next_handle += 1
         self._files[handle] = OpenFile(opened.node)
-        return FileInfo(fh=handle, direct_io=True)
+        return handle
 
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        if self.interference is not None:
+            return await self.interference.read(fh, self._files[fh], off, size)
         return self._files[fh].read(off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        if self.interference is not None:
+            return await self.interference.write(fh, self._files[fh], off, buf, self._write)
+        return await self._write(fh, buf)
+
+    async def _write(self, fh: FileHandleT, buf: bytes) -> int:
         async with self._exclusive:
             return self._store(self._files[fh].attribute, buf)
 
@@ -185,6 +231,8 @@ class SysfsOperations(pyfuse3.Operations):
         return self._files[fh].poll()
 
     async def release(self, fh: FileHandleT) -> None:
+        if self.interference is not None:
+            self.interference.released(fh)
         del self._files[fh]
 
     # flush and fsync stay unimplemented: the kernel then answers 0 itself, without asking again.
