@@ -23,6 +23,9 @@ Make each FILE a simulated process that holds the file's bytes as anonymous page
 last one filled up with zeros), advertise them with MADV_MERGEABLE one process after the
 other, and tell what DKSM did with them. The processes exit at the end.
 
+With --pid, do the same with the anonymous memory of programs that run: it is read while
+they go on, and taken as advertised. Nothing is merged for real.
+
 DKSM has to be running (echo 1 > MOUNTPOINT/run), and merges no pages that are part of
 huge ones: mount with --thp never, or write never to transparent_hugepage/enabled.
 
@@ -31,6 +34,8 @@ examples:
   dksmfs advertise --repeat 8 disk.img          eight virtual machines with one image
   dksmfs advertise --hold /usr/lib/*/*.so.*     keep them, to look at the files meanwhile
   dksmfs advertise --json core.1 core.2         for programs
+  dksmfs advertise --pid 4711 4712              what two running programs share
+  dksmfs advertise --pid 4711 --maps '\\[heap\\]'  only mappings whose name matches
 """
 
 
@@ -42,7 +47,20 @@ def add_parser(subparsers: "Subparsers") -> None:
     parser = add_command(
         subparsers, "advertise", _run, "load files as processes and merge them", DESCRIPTION
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a file with the bytes to load")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="a file with the bytes to load")
+    parser.add_argument(
+        "--pid",
+        nargs="+",
+        type=positive_number,
+        default=[],
+        metavar="PID",
+        help="a running program whose memory to load",
+    )
+    parser.add_argument(
+        "--maps",
+        metavar="REGEX",
+        help="with --pid: mappings whose name in /proc/PID/maps matches, not all anonymous ones",
+    )
     parser.add_argument(
         "--repeat", type=positive_number, default=1, metavar="N", help="load each file N times"
     )
@@ -74,14 +92,18 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    if bool(options.files) == bool(options.pid):
+        raise DksmfsError("name either files, or running programs with --pid")
     names = [file for file in options.files for _ in range(options.repeat)]
     for file in options.files:
         _check(Path(file))
     with connection.connected(options) as machine:
         rows = list(
             track(
-                _advertise_all(machine, names),
-                total=len(names),
+                _advertise_programs(machine, options.pid, options.maps)
+                if options.pid
+                else _advertise_all(machine, names),
+                total=len(names) + len(options.pid),
                 description="advertising",
                 console=Console(stderr=True),
                 transient=True,
@@ -111,6 +133,16 @@ def _advertise_all(machine: "Machine[Blocking]", names: list[str]) -> Iterator[R
         with Path(name).open("rb") as file:
             pages = load(process, file.fileno())
         yield advertise(machine, process, printable(name), pages)
+
+
+def _advertise_programs(
+    machine: "Machine[Blocking]", pids: list[int], pattern: str | None
+) -> Iterator[Row]:
+    from dksmfs.host.programs import advertise_programs
+
+    for row, huge in advertise_programs(machine, pids, pattern):
+        name = f"{row.name} ({row.pid})"
+        yield Row(name, row.pages, row.scanned, row.merged, row.failed, huge)
 
 
 def load(process: "Process[Blocking]", descriptor: int) -> int:

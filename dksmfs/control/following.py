@@ -6,6 +6,7 @@ between, its pages are read where they are, so one that its owner changed is fou
 
 import errno
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -94,12 +95,16 @@ def advise(job: "Job", request: m.Advise) -> Generator[None, None, Advised]:
     reap(job)
     scanned, merged, failed = dksm.pages_scanned, dksm.pages_merged, dksm.merging_failed
     saved = 0
+    if request.mappings is not None:
+        wanted = [_mapping(real) for real in request.mappings]
+        follow_mappings(machine.address_space(request.pid), wanted)
     if dksm.run:
         yield from _follow(job, request, memory)
         before = _frames(machine, request)
-        yield from machine.madvise_slices(
-            request.pid, request.address, request.length, Advice.MERGEABLE
-        )
+        with suppress(OSError):  # ENOMEM for holes: what is mapped was advertised all the same
+            yield from machine.madvise_slices(
+                request.pid, request.address, request.length, Advice.MERGEABLE
+            )
         saved = int(np.count_nonzero(before != _frames(machine, request)))
     return Advised(
         dksm.pages_scanned - scanned,
@@ -119,8 +124,6 @@ def reap(job: "Job") -> None:
 
 def _follow(job: "Job", request: m.Advise, memory: LiveMemory) -> Iterator[None]:
     mm = job.machine.address_space(request.pid)
-    if request.mappings is not None:
-        follow_mappings(mm, [_mapping(real) for real in request.mappings])
     start, end = request.address // PAGE_SIZE, -(-(request.address + request.length) // PAGE_SIZE)
     for vma in mm.vmas.overlapping(start, end):
         low = max(start, vma.start) // HUGE_PAGES * HUGE_PAGES

@@ -80,7 +80,7 @@ class Observer:
         watched = self.watch(pid)
         if watched.row.calls:
             self._adopt_children(watched)
-        mapped = _mappings(watched)
+        mapped = self.mappings(watched)
         try:
             start, end = advised_range(address, length, advice)
         except OSError as error:
@@ -106,7 +106,7 @@ class Observer:
 
     def advertise(self, watched: Watched, start: int, length: int) -> int:
         """Let the machine do what DKSM does about a range in bytes; returns the pages it took."""
-        mapped = _mappings(watched)
+        mapped = self.mappings(watched)
         if self._machine.thp != "never":
             advice = watched.real.huge_page_advice()
             mapped = with_huge_page_advice(list(mapped), advice)
@@ -122,6 +122,13 @@ class Observer:
         row.failed += done.failed
         row.saved += done.saved
         return done.scanned + done.failed
+
+    def mappings(self, watched: Watched) -> Sequence[Mapped]:
+        """What the process maps now."""
+        text = watched.real.maps()
+        if text != watched.text:
+            watched.text, watched.mapped = text, parse_maps(text)
+        return watched.mapped
 
     def watch(self, pid: int) -> Watched:
         """The process, watched from now on; an exec makes it a new one."""
@@ -199,13 +206,6 @@ class Observer:
             self._report.stats = msgspec.to_builtins(self._machine.stats)
         rows = [row for row in self._report.rows if row.calls]
         return Report(rows, self._report.seconds, self._report.stats)
-
-
-def _mappings(watched: Watched) -> Sequence[Mapped]:
-    text = watched.real.maps()
-    if text != watched.text:
-        watched.text, watched.mapped = text, parse_maps(text)
-    return watched.mapped
 
 
 def _covered(mapped: Sequence[Mapped], start: int, end: int) -> int:
