@@ -37,7 +37,9 @@ from dksmfs.kernel.paging import ACCESSED, PRESENT, PROTNONE, Flags, PageTable, 
 from dksmfs.kernel.vma import Kind, Vma
 
 MERGED = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean
-_SLICE_TABLES = 8  # page tables (4096 pages, some milliseconds) between two looks at the readers
+SLICE_TABLES = 2  # page tables (1024 pages, a millisecond or two) between two looks at the readers
+WHOLE_TABLES = 128  # ... where nobody looks: larger batches cost a tenth less a page
+_SLICE_PAGES = 32  # pages between two looks where they are taken one by one
 
 Mask = npt.NDArray[np.bool_]
 
@@ -79,16 +81,19 @@ class Dksm:
             self._memory.frames.untrack_all()
         self.run = value
 
-    def advertise(self, mm: AddressSpace, vma: Vma, start: int, end: int) -> Iterator[None]:
-        """Merge or track virtual pages `start` to `end` - 1 of `vma`; yields between slices."""
+    def advertise(
+        self, mm: AddressSpace, vma: Vma, start: int, end: int, slice_tables: int
+    ) -> Iterator[None]:
+        """Merge or track virtual pages `start` to `end` - 1 of `vma`; yields between slices of so
+        many page tables or less."""
         if not self.run or vma.kind is Kind.HUGETLB:
             return
         tables = [span for span, _ in mm.tables.existing(start, end)]
-        for at in range(0, len(tables), _SLICE_TABLES):
-            self._advertise_slice(mm, vma, tables[at : at + _SLICE_TABLES])
+        for at in range(0, len(tables), slice_tables):
+            yield from self._advertise_slice(mm, vma, tables[at : at + slice_tables])
             yield
 
-    def _advertise_slice(self, mm: AddressSpace, vma: Vma, slice_: list[Span]) -> None:
+    def _advertise_slice(self, mm: AddressSpace, vma: Vma, slice_: list[Span]) -> Iterator[None]:
         """Reject what cannot be merged, and advertise the rest."""
         tables = [(span, mm.table(span.area)) for span in slice_]
         batch = Batch(
@@ -107,8 +112,10 @@ class Dksm:
         batch.pfn[accepted], batch.flags[accepted] = candidates.pfn, candidates.flags
         if merged.any():
             _store(tables, batch)
-        for vpn in candidates.vpn[~merged].tolist():
+        for count, vpn in enumerate(candidates.vpn[~merged].tolist(), 1):
             self._advertise_page(mm, vma, vpn)
+            if count % _SLICE_PAGES == 0:
+                yield
 
     def _accepted(self, batch: Batch) -> Mask:
         """Present, accessible, anonymous (the zero page is not), and not part of a huge page."""

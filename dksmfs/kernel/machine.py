@@ -16,7 +16,7 @@ import numpy as np
 from dksmfs.kernel import faults
 from dksmfs.kernel import mmap as calls
 from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent
-from dksmfs.kernel.dksm import Dksm
+from dksmfs.kernel.dksm import SLICE_TABLES, WHOLE_TABLES, Dksm
 from dksmfs.kernel.errors import AccessFault, kernel_error
 from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES
 from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
@@ -222,7 +222,7 @@ class Machine:
 
     def madvise(self, pid: int, address: int, length: int, advice: int) -> None:
         """madvise(2); `advice` is one of `ADVICE`, others are EINVAL."""
-        for _ in self.madvise_slices(pid, address, length, advice):
+        for _ in self._madvise(pid, address, length, advice, WHOLE_TABLES):
             pass
 
     def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
@@ -230,11 +230,16 @@ class Machine:
 
         Nothing may change the machine in a pause; failures are raised when asked for the next.
         """
+        return self._madvise(pid, address, length, advice, SLICE_TABLES)
+
+    def _madvise(
+        self, pid: int, address: int, length: int, advice: int, slice_tables: int
+    ) -> Iterator[None]:
         mm = self._mm(pid)
         start, end = advised_range(address, length, advice)
         for vma, low, high in advised_mappings(mm, start, end):
             if advice == Advice.MERGEABLE:
-                yield from self.dksm.advertise(mm, vma, low, high)
+                yield from self.dksm.advertise(mm, vma, low, high, slice_tables)
             elif advice != Advice.UNMERGEABLE:
                 apply_advice(mm, vma, low, high, Advice(advice))
 
