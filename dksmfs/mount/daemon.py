@@ -32,6 +32,9 @@ from dksmfs.mount.mounted_files import MountedFiles
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 from dksmfs.scenario.record import SessionRecorder
 
+Store = Callable[[Attribute, bytes], int]
+"""Stores into an attribute what was written, and returns how many bytes were taken."""
+
 
 def run_daemon(
     instance: Instance, thp: str, ready: Callable[[Instance], None], owner: int | None = None
@@ -67,8 +70,10 @@ async def _serve(
             bell.ring()
             return taken
 
+        run = attributes.child("run")
+        assert isinstance(run, Attribute)
         operations = SysfsOperations(tree, exclusive, store)
-        files = MountedFiles(operations, partial(_restart, machine, exclusive), bell.ring)
+        files = MountedFiles(operations, partial(_restart, run, store, exclusive), bell.ring)
         fuse = held.enter_context(mounted(operations, instance.mountpoint))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
@@ -89,12 +94,12 @@ async def _serve(
             ready(instance)
 
 
-async def _restart(machine: Machine, exclusive: trio.Lock) -> None:
-    """Stop DKSM and start it again, if it runs."""
+async def _restart(run: Attribute, store: Store, exclusive: trio.Lock) -> None:
+    """Stop DKSM and start it again, if it runs, as somebody might who writes to its file."""
     async with exclusive:
-        if machine.dksm.run:
-            machine.dksm.set_run(0)
-            machine.dksm.set_run(1)
+        if run.read() != b"0\n":
+            store(run, b"0\n")
+            store(run, b"1\n")
 
 
 async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

@@ -255,10 +255,10 @@ class SessionRecorder:
 
 def _is_of_this_place(request: m.Request[Any], error: OSError) -> bool:
     """Whether a refusal, which has changed nothing, would not come where it is replayed: there all
-    processes have one owner, and files have the modes that they begin with."""
+    processes have one owner, files have the modes that they begin with, and nobody records."""
     if isinstance(request, m.Store):
         return error.errno not in (errno.EINVAL, errno.EACCES)
-    return error.errno == errno.EPERM
+    return error.errno in (errno.EPERM, errno.EBUSY)
 
 
 def _check_state(machine: Machine) -> None:

@@ -157,6 +157,35 @@ def test_one_that_is_killed_leaves_the_daemon_ready_for_another(dksmfs: CommandL
     assert dksmfs("record", "other.jsonl", "--", "true").returncode == 0
 
 
+@pytest.mark.usefixtures("directory")
+def test_injected_restarts_are_recorded_and_a_reset_has_to_wait(dksmfs: CommandLine) -> None:
+    client = """
+import os
+from dksmfs import connect
+
+with connect() as machine, machine.process("p") as process:
+    machine.run = 1
+    process.mmap(pages=20, fill="seed:1").madvise("mergeable")
+    machine.reset_in_mid_read("pages_scanned")
+    descriptor = os.open(machine.hello.mountpoint + "/pages_scanned", os.O_RDONLY)
+    os.read(descriptor, 1)
+    os.read(descriptor, 1)
+    assert machine.stats.pages_scanned == 0, machine.stats
+    try:
+        machine.reset()
+    except OSError as error:
+        print(error.strerror)
+"""
+    done = dksmfs("record", "bug.jsonl", "--", sys.executable, "-c", client)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "EBUSY: a recording is on its way: end that one first\n",
+    ), done.stderr
+    steps = recorded(dksmfs.directory / "bug.jsonl")["steps"]
+    assert [step["data"] for step in steps if step["op"] == "write"] == ["1\n", "0\n", "1\n"]
+    assert dksmfs.succeed("replay", "bug.jsonl").endswith("mismatches: 0\n")
+
+
 def test_what_cannot_be_recorded_is_said(dksmfs: CommandLine, directory: Path) -> None:
     assert directory.exists()
     with connect(dksmfs.states()[0]["socket"]) as machine:
