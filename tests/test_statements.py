@@ -5,65 +5,19 @@ is marked with what it does instead, shows that, and stands in the list of docs/
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from dksmfs import connect
-from dksmfs.control.blocking import Blocking
-from dksmfs.control.client import Machine, Region
 from tests.cli.command_line import REPOSITORY, command_line
+from tests.statements import DIFFERENCES, World, advertise, differs, frames
 
 pytestmark = pytest.mark.mounted
 
 PAGE = 4096
 HUGE = 512  # pages
-
-Test = TypeVar("Test", bound=Callable[..., None])
-
-DIFFERENCES: list[tuple[str, str]] = []
-"""What the document says and what the kernel does, of the statements that are marked."""
-
-
-def differs(reason: str) -> Callable[[Test], Test]:
-    """Mark a statement that the kernel does not keep."""
-
-    def mark(test: Test) -> Test:
-        assert test.__doc__ is not None
-        DIFFERENCES.append((" ".join(test.__doc__.split()), reason))
-        return test
-
-    return mark
-
-
-@dataclass
-class World:
-    """A running machine: its mounted directory mm, and a client."""
-
-    mm: Path
-    machine: Machine[Blocking]
-
-    def read(self, file: str) -> int:
-        """The number in a file of DKSM, as `cat` would show it."""
-        return int((self.mm / "dksm" / file).read_text())
-
-    def write(self, text: str, file: str = "dksm/run") -> None:
-        """`echo text > file`."""
-        (self.mm / file).write_text(f"{text}\n")
-
-    def counters(self) -> tuple[int, int, int, int]:
-        """Scanned, merged, failed, entries."""
-        files = ("pages_scanned", "pages_merged", "merging_failed", "hashtable_entries")
-        scanned, merged, failed, entries = map(self.read, files)
-        return scanned, merged, failed, entries
-
-    def process(self, fill: str = "index:0", *, pages: int = 4, **how: str) -> Region[Blocking]:
-        """A new process with a region of these pages."""
-        process = self.machine.process("process")
-        return process.mmap(pages=pages, fill=fill, **how)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +39,6 @@ def world(mounted: tuple[Path, str]) -> Iterator[World]:
         world.write("1")
         yield world
         world.write("0")
-
-
-def advertise(*regions: Region[Blocking]) -> None:
-    for region in regions:
-        region.madvise("mergeable")
-
-
-def frames(region: Region[Blocking]) -> list[int | str | None]:
-    return list(region.pagemap())
 
 
 # --- what is merged, and when ---------------------------------------------------------------------
@@ -200,7 +145,6 @@ def test_pages_are_reclaimed_with_the_last_process(world: World) -> None:
     regions[0].process.exit()
     assert regions[1].read(PAGE, 1) == b"\x01"  # whoever is left keeps the page
     regions[1].process.exit()
-    assert world.machine.processes() == []
     assert world.counters() == (8, 4, 0, 4)
     advertise(world.process())  # finds the dead entries, and puts its own in their place
     assert world.counters() == (12, 4, 0, 4)
