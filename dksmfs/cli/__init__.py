@@ -6,11 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from dksmfs import __version__
-from dksmfs.cli import advertise, demo, mount, processes, record, replay, run, status, umount
+from dksmfs.cli import (
+    advertise,
+    demo,
+    fault,
+    log,
+    mount,
+    processes,
+    record,
+    replay,
+    run,
+    status,
+    umount,
+)
 from dksmfs.cli.frame import remark
 from dksmfs.errors import DksmfsError
 
-COMMANDS = (demo, mount, umount, status, advertise, processes, run, replay, record)
+COMMANDS = (demo, mount, umount, status, advertise, processes, run, fault, log, replay, record)
 """One module for each command, in the order of ``dksmfs --help``."""
 
 DESCRIPTION = """\

@@ -6,12 +6,12 @@ Faults are in the mounted files and nowhere else: `stats` and `show` go on telli
 import errno as errno_names
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from dksmfs.control import limits
 from dksmfs.control import messages as m
 from dksmfs.control.doors import Behind, D, attribute, operation
-from dksmfs.control.rehearsal import MAX_LISTED
+from dksmfs.control.rehearsal import MAX_LISTED, Topic
 from dksmfs.injection import DIRECTORY, KEPT, Access, Fault, Kind, Operation
 
 GARBAGE: Final = "\xff\xfe\x00-?\n"
@@ -20,6 +20,11 @@ GARBAGE: Final = "\xff\xfe\x00-?\n"
 
 class Rehearsing(Behind[D]):
     """What a machine has for tests. Files are named as in the dksm directory."""
+
+    @operation
+    async def inject(self, fault: Fault) -> None:
+        """Let something be wrong with a file; the other methods are short for it."""
+        await self._fault(fault)
 
     async def _fault(self, fault: Fault) -> None:
         await self._door.ask(m.AddFault(fault))
@@ -125,6 +130,11 @@ class Rehearsing(Behind[D]):
         await self._door.ask(m.SetLog(kept))
 
     @attribute
+    async def log_size(self) -> int:
+        """How many accesses the log keeps; 0 if it is off."""
+        return (await self._door.ask(m.ListAccesses(limit=0))).kept
+
+    @attribute
     async def accesses(self) -> list[Access]:
         """The system calls that programs made on the mounted files, as far as they were kept."""
         found: list[Access] = []
@@ -157,9 +167,31 @@ class Rehearsing(Behind[D]):
                 event = await door.event(left_s)
                 if event is None:
                     raise TimeoutError(f"not within {timeout} seconds; the last values: {stats}")
-                if isinstance(event, m.Stats):
-                    stats = event
-                    if predicate(stats):
-                        return stats
+                assert isinstance(event, m.Stats)
+                stats = event
+                if predicate(stats):
+                    return stats
         finally:
             await door.hang_up()
+
+    @operation
+    async def events(self, *topics: Topic, after: int = 0) -> "Events[D]":
+        """Subscribe, over a connection of its own, to "stats" (the six values, now and whenever
+        they have changed) or "accesses" (those behind number `after`, as they come)."""
+        door = await self._door.another()
+        await door.ask(m.Subscribe(list(topics), after))
+        return Events(cast(D, door))
+
+
+class Events(Behind[D]):
+    """What has been subscribed to."""
+
+    @operation
+    async def next(self, timeout: float | None = None) -> m.Stats | Access | None:
+        """Wait for the next event; None if there is none within `timeout` seconds."""
+        return await self._door.event(timeout)
+
+    @operation
+    async def close(self) -> None:
+        """Want no more."""
+        await self._door.hang_up()

@@ -112,8 +112,6 @@ class AccessLog:
     def look(self, thread: int, uid: int, inode: int, file: str, parent: int | None) -> None:
         """A thread looks at a node; ``parent`` is set if it looked the name up there."""
         before = self._looks.get(thread)
-        if before is not None and before.inode == inode:
-            return
         if before is not None and before.inode == parent:
             who = before.who  # on its way further down
         else:
