@@ -14,7 +14,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import trio
@@ -30,6 +30,7 @@ from dksmfs.control.live import LiveMemory
 from dksmfs.control.memfd import MemoryMapper
 from dksmfs.control.messages import Follow, Hello, Subscribe, descriptor_count
 from dksmfs.control.recorder import Recorder
+from dksmfs.control.stream import Company, Stream
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
@@ -37,11 +38,9 @@ from dksmfs.kernel.sysfs import Directory
 
 _READ_SIZE: Final = 1 << 16
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_TRUNCATED: Final = int(socket.MSG_CTRUNC)  # the enum's own `&` takes as long as decoding
 _REPLIES_SIZE: Final = 1 << 18
 """Bytes of replies that are collected before they are sent, so that a burst is bounded."""
-
-_TURN_SECONDS: Final = 0.005
-"""After so much work for one client the others get a turn."""
 
 _TOO_MANY: Final = kernel_error(errno.EMFILE, "too many connections; close some")
 
@@ -65,10 +64,12 @@ async def serve_control(
     dispatcher = Dispatcher(machine, attributes, recorder, files)
     bell = bell or Bell()
     mapper = MemoryMapper()
+    company = Company()
     places = trio.Semaphore(_connection_limit())
 
-    async def serve(stream: trio.SocketStream) -> None:
-        with suppress(trio.BrokenResourceError, ConnectionError):
+    async def serve(accepted: trio.SocketStream) -> None:
+        stream = Stream(accepted, company)
+        with closing(stream), suppress(trio.BrokenResourceError, ConnectionError):
             try:
                 places.acquire_nowait()
             except trio.WouldBlock:
@@ -95,7 +96,7 @@ class Connection:
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: Stream,
         dispatcher: Dispatcher,
         exclusive: trio.Lock,
         mapper: MemoryMapper,
@@ -110,12 +111,10 @@ class Connection:
         self._lines = LineBuffer()
         self._descriptors: deque[int] = deque()
         self._replies = bytearray()
-        self._turn_ends = 0.0
         self._subscription: Subscribe | None = None
 
     async def serve(self) -> None:
         """Answer requests until the client closes the connection."""
-        self._turn_ends = trio.current_time() + _TURN_SECONDS
         while data := await self._receive():
             lines = self._lines.feed(data)
             for position, line in enumerate(lines, 1):
@@ -153,15 +152,13 @@ class Connection:
         self._bell.ring()
 
     async def _receive(self) -> bytes:
-        data, ancillary, flags, _ = await self._stream.socket.recvmsg(
-            _READ_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, flags = await self._stream.receive(_READ_SIZE, _ANCILLARY_SIZE)
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i")
                 descriptors.frombytes(payload)
                 self._descriptors.extend(descriptors)
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > MAX_DESCRIPTORS:
+        if flags & _TRUNCATED or len(self._descriptors) > MAX_DESCRIPTORS:
             await self._refuse_descriptors()
             return b""
         return data
@@ -176,7 +173,6 @@ class Connection:
         replies, self._replies = self._replies, bytearray()
         if replies:
             await self._stream.send_all(replies)
-        self._turn_ends = trio.current_time() + _TURN_SECONDS
 
     async def _answer(self, line: bytes | None, *, is_last: bool) -> None:
         if line is not None and not line.strip():
@@ -193,9 +189,7 @@ class Connection:
                 self._replies += reply
         if len(self._replies) > _REPLIES_SIZE:
             await self._flush()
-        elif trio.current_time() > self._turn_ends:
-            await trio.lowlevel.checkpoint()
-            self._turn_ends = trio.current_time() + _TURN_SECONDS
+        await self._stream.give_way()
 
     async def _reply(self, call: Call, is_last: bool) -> bytes:
         id = None if call.id is UNSET else call.id
@@ -232,7 +226,7 @@ class Connection:
     async def _finish(self, steps: Steps[Any]) -> Any:
         """Let everybody else run between the slices; stop, as the process would, if killed."""
         peer = select.poll()
-        peer.register(self._stream.socket, select.POLLHUP)
+        peer.register(self._stream, select.POLLHUP)
         while True:
             try:
                 next(steps)
