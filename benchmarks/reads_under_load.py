@@ -24,7 +24,7 @@ FILES = ("pages_scanned", "pages_merged", "hashtable_entries")
 CLIENTS = 16
 _REQUESTS = (
     b'{"jsonrpc":"2.0","id":1,"method":"stats","params":{}}\n',
-    b'{"jsonrpc":"2.0","id":1,"method":"ps","params":{}}\n',
+    b'{"jsonrpc":"2.0","id":1,"method":"show","params":{"file":"pages_scanned"}}\n',
     b'{"jsonrpc":"2.0","id":1,"method":"show","params":{"file":"run"}}\n',
     b'{"jsonrpc":"2.0","id":1,"method":"spawn","params":{"name":"small"}}\n',  # waits its turn
 )
