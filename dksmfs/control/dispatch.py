@@ -236,8 +236,8 @@ def _record_start(job: Job, request: m.StartRecording) -> m.Done:
     return DONE
 
 
-def _record_stop(job: Job, _: m.StopRecording) -> m.RecordingStopped:
-    return _recorder(job).stop(job.caller)
+def _record_stop(job: Job, request: m.StopRecording) -> m.RecordingStopped:
+    return _recorder(job).stop(job.caller, go_on=request.go_on)
 
 
 def _record_take(job: Job, _: m.TakeRecording) -> m.RecordedPart:

@@ -50,6 +50,8 @@ class Files(Protocol):
 
 def reset(job: "Job", request: m.Reset) -> MachineReset:
     """The machine becomes as new."""
+    if job.recorder is not None and job.caller is not None:
+        job.recorder.hang_up(job.caller)  # its own recording ends with what it is about
     if job.recorder is not None and job.recorder.active:
         raise kernel_error(errno.EBUSY, "a recording is on its way: end that one first")
     for process in job.machine.processes():

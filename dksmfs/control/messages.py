@@ -207,7 +207,10 @@ class StartRecording(Request[Done], frozen=True):
 
 
 class StopRecording(Request[RecordingStopped], frozen=True):
-    """End the recording of this connection."""
+    """End the recording of this connection, or let it go on: what there is up to now can be taken
+    either way."""
+
+    go_on: bool = False
 
 
 class TakeRecording(Request[RecordedPart], frozen=True):

@@ -21,8 +21,8 @@ class Recorder(Protocol):
     def start(self, name: str, caller: Caller | None) -> None:
         """Begin; OSError EBUSY if somebody else records, or in a state that cannot be recorded."""
 
-    def stop(self, caller: Caller | None) -> RecordingStopped:
-        """End, and keep what was recorded for `take`."""
+    def stop(self, caller: Caller | None, *, go_on: bool = False) -> RecordingStopped:
+        """End, or go on, and keep what was recorded until now for `take`."""
 
     def take(self, caller: Caller | None) -> RecordedPart:
         """Hand out the next part of the file."""

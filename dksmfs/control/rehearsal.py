@@ -42,7 +42,8 @@ class Accesses(Reply, frozen=True):
 
 class Reset(Request[MachineReset], frozen=True):
     """Let the machine be as new: all processes exit (whosever they are), DKSM is stopped, all
-    counts start again, there are no faults and no accesses. The log stays on if it was."""
+    counts start again, there are no faults and no accesses. The log stays on if it was; a recording
+    of this connection is dropped."""
 
     thp: ThpMode | None = None
 

@@ -22,11 +22,14 @@ class SenselessStepError(DksmfsError):
 
 
 class Player:
-    """Plays the steps of one scenario. `data` are the contents that its steps name."""
+    """Plays the steps of one scenario. `data` are the contents that its steps name; `names` has
+    the processes that run."""
 
-    def __init__(self, target: Target, data: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, target: Target, data: Mapping[str, bytes], names: Names | None = None
+    ) -> None:
         self._target = target
-        self._names = Names()
+        self._names = names or Names()
         self._requests = Requests(self._names, data)
 
     def play(self, step: r.AnyStep) -> Result:

@@ -155,21 +155,22 @@ class SessionRecorder:
         self._recording = Recording(name, self._machine)
         self._owner, self.active = caller, True
 
-    def stop(self, caller: Caller | None) -> m.RecordingStopped:
-        """End, and keep what was recorded for `take`."""
+    def stop(self, caller: Caller | None, *, go_on: bool = False) -> m.RecordingStopped:
+        """End, or go on, and keep what was recorded until now for `take`."""
         recording = self._owned(caller)
         if self.active:
             self._finish(recording)
+            self.active = go_on
         return m.RecordingStopped(recording.step_count, len(self._line), recording.note)
 
     def take(self, caller: Caller | None) -> m.RecordedPart:
         """Hand out the next part of the file; after the last one another recording may begin."""
         self._owned(caller)
-        if self.active:
+        if self.active and not self._line:
             raise kernel_error(errno.EBUSY, "the recording has not been stopped yet")
         part, self._line = self._line[:_PART_SIZE], self._line[_PART_SIZE:]
         more = bool(self._line)
-        if not more:
+        if not more and not self.active:
             self._forget()
         return m.RecordedPart(part, more)
 

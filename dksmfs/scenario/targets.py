@@ -67,7 +67,38 @@ def open_error(error: OSError) -> OSError:
     return error
 
 
-class MountedTarget:
+Ask = Callable[[m.Request[Any], Sequence[int]], Any]
+"""Sends a request, with descriptors, and returns the reply."""
+
+
+class SocketTarget:
+    """A daemon that is only reached over its socket: nobody is seen to use its mounted files."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def ask(self, request: m.Request[R]) -> R:
+        """Send the request; large contents go as a memfd."""
+        content = getattr(request, "content", None)
+        data = content.data if isinstance(content, m.Carried) else None
+        with carried_if_any(data, None, None) as (carrier, descriptors):
+            sent: Any = request if carrier is None else replace(request, content=carrier)
+            reply: R = self._ask(sent, descriptors)
+        return reply
+
+    def read(self, file: str) -> str:
+        """Show the attribute."""
+        return self.ask(m.Show(file)).data
+
+    def write(self, file: str, data: bytes) -> int:
+        """Store into the attribute."""
+        try:
+            return self.ask(m.Store(file, data.decode("latin-1"))).ret
+        except OSError as error:
+            raise open_error(error) from None
+
+
+class MountedTarget(SocketTarget):
     """A daemon: requests go over its socket, files are read and written where it is mounted.
 
     One daemon serves for many scenarios, one after the other. `number` is different for each:
@@ -76,27 +107,22 @@ class MountedTarget:
 
     def __init__(
         self,
-        ask: Callable[[m.Request[Any], Sequence[int]], Any],
+        ask: Ask,
         directory: Path,
         number: int,
     ) -> None:
-        self._ask = ask
+        super().__init__(ask)
         self._directory = directory
         self._number = number
         self.write("run", b"0")
         self.ask(m.SetThp("never"))
 
     def ask(self, request: m.Request[R]) -> R:
-        """Send the request; large contents go as a memfd."""
+        """Send the request, with a name of its own for a file in memory."""
         sent: Any = request
         if isinstance(request, m.Mmap | m.Mkfile) and request.file is not None:
             sent = replace(sent, file=f"{self._number}.{request.file}")
-        content = getattr(request, "content", None)
-        data = content.data if isinstance(content, m.Carried) else None
-        with carried_if_any(data, None, None) as (carrier, descriptors):
-            if carrier is not None:
-                sent = replace(sent, content=carrier)
-            reply: R = self._ask(sent, descriptors)
+        reply: R = super().ask(sent)
         return reply
 
     def read(self, file: str) -> str:

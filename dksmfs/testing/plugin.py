@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from dksmfs.testing.double import Dksm
 
 MARKER = (
-    'dksm(thp="never", log=True): options of the fixture dksm: the huge page mode, and whether '
-    "the accesses to the files are kept (or how many)"
+    'dksm(thp="never", log=True, record=True, load=None): options of the fixture dksm: the huge '
+    "page mode, whether the accesses to the files are kept (or how many), whether the state can be "
+    "saved, and a state to begin with, in a file beside the test's"
 )
 
 
@@ -40,6 +41,8 @@ def dksm(request: pytest.FixtureRequest) -> "Iterator[Dksm]":
     options = {}
     for marker in reversed(list(request.node.iter_markers("dksm"))):
         options.update(marker.kwargs)
+    if options.get("load") is not None:
+        options["load"] = request.path.parent / options["load"]
     block = machine(**options)
     try:
         value = block.__enter__()

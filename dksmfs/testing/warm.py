@@ -64,6 +64,12 @@ class Daemon:
             _end(process)
             raise
 
+    def retire(self) -> None:
+        """Let go of everything that the last user had; what is left of its objects is of no use."""
+        with suppress(OSError):
+            self.door.run(self.door.ask(Reset()))
+        self.door.close()
+
     def reset(self, thp: str) -> bool:
         """Be as new; False if that cannot be: the daemon has ended, somebody has unmounted it, or
         a file is still open by a process that a test has left behind."""
@@ -72,7 +78,6 @@ class Daemon:
                 return False
             # An answer of the mount itself: whatever was closed before has been closed by now.
             Path(self.instance.mountpoint).stat()
-            self.door.close()
             self.door = Blocking.open(self.instance.socket)
             return self.door.run(self.door.ask(Reset(thp))).open_files == 0  # type: ignore[arg-type]
         except OSError:
@@ -132,6 +137,7 @@ class Pool:
 
     def give_back(self, daemon: Daemon) -> None:
         """Keep a daemon for the next one who needs one."""
+        daemon.retire()
         with self._lock:
             self._idle.append(daemon)
 
