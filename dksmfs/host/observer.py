@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_MAPPINGS: Final = 12_000
 """Mappings told to the machine, the nearest ones to the range: more would not fit a request."""
 
+PAGES_OF_A_FORK: Final = 50
+"""While the kernel looks at so many pages, a further process can come to the same point."""
+
 _MAX_GENERATIONS: Final = 64
 
 
@@ -90,7 +93,7 @@ class Observer:
         if advice == MADV_MERGEABLE and start < end:
             pages = self.advertise(watched, start, end - start)
         has_holes = _covered(mapped, start, end) < end - start
-        more = bool(pages) and self._has_siblings_to_come(watched)
+        more = pages >= PAGES_OF_A_FORK and self._has_siblings_to_come(watched)
         return Answer(errno.ENOMEM if has_holes else 0, pages, more)
 
     def _has_siblings_to_come(self, watched: Watched) -> bool:

@@ -14,29 +14,25 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dksmfs.errors import DksmfsError
 from dksmfs.host import seccomp
+from dksmfs.host.observer import PAGES_OF_A_FORK, Answer, Observer
 from dksmfs.host.processes import children, process_of
 from dksmfs.host.syscalls import PR_SET_CHILD_SUBREAPER, prctl
 from dksmfs.host.view import View, enter
 
-if TYPE_CHECKING:
-    from dksmfs.host.observer import Answer, Observer
-
 GRACE_S: Final = 2.0
 """How long what a program leaves behind may take to end after SIGTERM."""
-
-PAGES_OF_A_FORK: Final = 50
-"""While the kernel looks at so many pages, a further process can come to the same point."""
 
 PATIENCE_S: Final = 20e-6
 """How long it is waited for such processes, for each page: ten times what the kernel takes, since
 they are not alone on the machine here."""
 
-MAX_PATIENCE_S: Final = 0.1
-MAX_TOGETHER_S: Final = 0.25
+MAX_PATIENCE_S: Final = 0.2
+MAX_TOGETHER_S: Final = 1.0
+"""No call waits longer than this for others to be looked at."""
 
 EXIT_NOT_FOUND: Final = 127
 EXIT_NOT_STARTED: Final = 126
@@ -73,9 +69,8 @@ def supervise(launch: Launch, said: int, results: int, owner: int) -> None:
     os.pwrite(results, json.dumps(outcome).encode(), 0)
 
 
-def _observer(path: str) -> "Observer":
+def _observer(path: str) -> Observer:
     from dksmfs.control.client import connect
-    from dksmfs.host.observer import Observer
 
     return Observer(connect(path))
 
@@ -167,7 +162,7 @@ class Loop:
     """Waits for calls and ends, until nothing of the program is left."""
 
     def __init__(
-        self, observer: "Observer", program: int, listener: int, wake: int, owner: int
+        self, observer: Observer, program: int, listener: int, wake: int, owner: int
     ) -> None:
         self._observer = observer
         self._program = program
@@ -179,6 +174,7 @@ class Loop:
         self._deadline = 0.0
         self._told: set[int] = set()
         self._observing = True
+        self._remarks: set[str] = set()
 
     def run(self) -> int:
         """Returns the wait status of the program."""
@@ -229,10 +225,8 @@ class Loop:
         for call, error in done:
             seccomp.answer(self._listener, call, error)
 
-    def _madvise(self, call: seccomp.Call) -> "Answer":
+    def _madvise(self, call: seccomp.Call) -> Answer:
         """A program must not suffer from what goes wrong here: then it gets 0."""
-        from dksmfs.host.observer import Answer
-
         found = [Answer(0)]
 
         def work() -> None:
@@ -254,7 +248,10 @@ class Loop:
         except (FileNotFoundError, ProcessLookupError):
             pass  # the process was killed meanwhile
         except Exception as error:
-            _remark(f"a call could not be followed: {error!r}")
+            text = f"a call could not be followed: {error!r}"
+            if text not in self._remarks:
+                self._remarks.add(text)
+                _remark(text)
 
     def _reap(self) -> bool:
         """Take note of children that ended; returns whether there are any left."""

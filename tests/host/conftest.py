@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,15 @@ __all__ = ["dksmfs"]
 
 
 @pytest.fixture(scope="session", params=["dynamic", "static"])
-def advertise(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def advertise(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A compiled program that forks children which advertise pages."""
     if shutil.which("gcc") is None:
         pytest.skip("no gcc")
-    directory = tmp_path_factory.mktemp("programs")
-    program = directory / "advertise"
     source = Path(__file__).with_name("advertise.c")
     flags = ["-static"] if request.param == "static" else []
-    subprocess.run(["gcc", "-O1", *flags, "-o", program, source], check=True)
-    for path in (*directory.parents, directory):
-        if path.owner() == directory.owner() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    return program
+    # Not pytest's own directory: every run of pytest closes that to other users.
+    with tempfile.TemporaryDirectory(prefix="dksmfs-test-") as directory:
+        Path(directory).chmod(0o755)
+        program = Path(directory, "advertise")
+        subprocess.run(["gcc", "-O1", *flags, "-o", program, source], check=True)
+        yield program

@@ -1,6 +1,7 @@
 """The madvise calls of real programs, and what the engine makes of them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,25 @@ print(json.dumps(counters()))
 os._exit(0)
 """
     assert run_python(dksmfs, program) == [[20, 0, 0, 10]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="frames are shown to root only")
+def test_a_region_that_was_mapped_again_has_new_pages(dksmfs: CommandLine) -> None:
+    program = """
+libc.mmap.restype = ctypes.c_size_t
+libc.mmap.argtypes = [ctypes.c_size_t] * 2 + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_size_t] * 2
+for _ in range(2):
+    start = libc.mmap(0x600000000000, 100 * 4096, 3, 0x32, -1, 0)
+    for i in range(100):
+        ctypes.memmove(start + i * 4096, b"page %2d" % i, 7)
+    madvise(start, 100 * 4096)
+    libc.munmap(start, 100 * 4096)
+print(json.dumps(counters()))
+"""
+    ((scanned, merged, failed, entries),) = run_python(dksmfs, program)
+    assert (scanned, failed, entries) == (200, 0, 100)
+    assert merged < 50  # some may come back to their frames, as on the real kernel
 
 
 def test_shared_frames_outlive_their_owner(dksmfs: CommandLine) -> None:
