@@ -24,6 +24,7 @@ affect each other, so pages can be taken in groups of one checksum, in any order
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,14 @@ WHOLE_TABLES = 128  # ... where nobody looks: larger batches cost a tenth less a
 _SLICE_PAGES = 32  # pages between two looks where they are taken one by one
 
 Mask = npt.NDArray[np.bool_]
+
+
+class Verdict(Enum):
+    """What a page descriptor is worth to a page with the same checksum."""
+
+    STALE = "its frame is free, or has other content by now"
+    COLLISION = "its frame has other bytes"
+    EQUAL = "its frame has the same bytes"
 
 
 @dataclass(slots=True)
@@ -170,13 +179,6 @@ class Dksm:
         self.pages_scanned += int(np.count_nonzero(done))
         return done
 
-    def _valid(self, pfns: Pfns, checksums: Checksums) -> Mask:
-        """Whether descriptors are valid: the frame is mapped, and has the checksum still."""
-        frames = self._memory.frames
-        valid: Mask = frames.mapcount[pfns] > 0
-        valid[valid] = frames.checksums(pfns[valid]) == checksums[valid]
-        return valid
-
     def _at_home(self, vma: Vma, vpn: npt.NDArray[np.int64], pfns: Pfns) -> Mask:
         """Whether the address derived from each frame is the one its entry is at."""
         if vma.anon_vma is None:
@@ -206,17 +208,27 @@ class Dksm:
         page = np.array([pfn])
         checksum = frames.checksums(page)
         self.pages_scanned += 1
+        verdicts: dict[int, Verdict] = {}  # a frame can have thousands of descriptors
         for slot, other in self._table.chain(int(checksum[0])):
-            candidate = np.array([other])
-            if not self._valid(candidate, checksum)[0]:
+            if other not in verdicts:
+                verdicts[other] = self._judge(page, checksum, other)
+            if verdicts[other] is Verdict.STALE:
                 self._table.remove(slot)
                 frames.untrack(other)
-            elif frames.equal(page, candidate)[0]:
+            elif verdicts[other] is Verdict.EQUAL:
                 if self._replace(mm, vma, pfn, flags, other):
                     self.pages_merged += 1
                     return
                 self.merging_failed += 1
         self._track(checksum, page)
+
+    def _judge(self, page: Pfns, checksum: Checksums, other: int) -> Verdict:
+        """What a descriptor of frame `other` is to a page with the same checksum."""
+        frames = self._memory.frames
+        candidate = np.array([other])
+        if not frames.mapcount[other] or frames.checksums(candidate)[0] != checksum[0]:
+            return Verdict.STALE
+        return Verdict.EQUAL if frames.equal(page, candidate)[0] else Verdict.COLLISION
 
     def _replace(self, mm: AddressSpace, vma: Vma, pfn: int, flags: int, target: int) -> bool:
         """Let the entry at the address derived from frame `pfn` point to `target`, if that entry
