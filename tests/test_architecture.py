@@ -23,9 +23,10 @@ SIDEWAYS = {
     ("instances", "errors"),
     ("mount", "scenario"),
     ("testing", "mount"),
+    ("testing", "scenario"),
     ("__main__", "cli"),
 }
-"""Imports within a floor: a test starts a daemon, which has a recorder."""
+"""Imports within a floor: a test starts a daemon, which has a recorder, and loads a scenario."""
 
 BOTH_DOORS = "dksmfs.mount.daemon"
 """The only module that knows the mount, the socket and the recorder."""

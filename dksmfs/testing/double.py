@@ -28,6 +28,7 @@ class Dksm(Machine[Blocking]):
         self._instance = daemon.instance
         self._first_thp = thp
         self._record = record
+        self._unsavable = ""
         self.log(KEPT if log is True else int(log))
         self._begin_recording()
 
@@ -63,8 +64,8 @@ class Dksm(Machine[Blocking]):
         The file (compressed if its name ends in .gz) is for `load`, and for `dksmfs replay`.
         DksmfsError if a scenario cannot say it all, as where pages follow those of real programs.
         """
-        if not self._record:
-            raise DksmfsError("the machine was made with record=False, so it cannot be saved")
+        if self._unsavable:
+            raise DksmfsError(f"this state cannot be saved: {self._unsavable}")
         stopped = self._door.run(self._door.ask(m.StopRecording(go_on=True)))
         parts, more = [], True
         while more:
@@ -72,6 +73,7 @@ class Dksm(Machine[Blocking]):
             parts.append(part.data)
             more = part.more
         if stopped.note:
+            self._unsavable = stopped.note
             raise DksmfsError(f"this state cannot be saved: {stopped.note}")
         save_state(path, b"".join(parts))
 
@@ -95,6 +97,7 @@ class Dksm(Machine[Blocking]):
         return self._door.run(self._door.ask(request, descriptors))
 
     def _begin_recording(self) -> None:
+        self._unsavable = "" if self._record else "the machine was made with record=False"
         if self._record:
             self._door.run(self._door.ask(m.StartRecording("state")))
 
