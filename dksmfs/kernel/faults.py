@@ -62,6 +62,25 @@ def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> tuple[int, 
     return end, None
 
 
+def fault_behind_end(mm: AddressSpace, vpn: int, *, write: bool) -> None:
+    """What the fault of a page behind the end of its file leaves, before it becomes a SIGBUS.
+
+    A read maps what is near (do_read_fault), a write to a private mapping prepares it for
+    anonymous pages (do_cow_fault).
+    """
+    vma = mm.vmas.at(vpn)
+    assert vma is not None
+    assert vma.file is not None
+    if write:
+        if not vma.shared:
+            mm.prepare_anon_vma(vma)
+        return
+    for span in spans(vpn, vpn + 1):
+        near = _cached_near(vma, vma.file, span, span.low)
+        if len(near):
+            _map_file_pages(mm, vma, vma.file, span, mm.table(span.area), near)
+
+
 def end_of_file(vma: Vma) -> int:
     """The first virtual page of the mapping behind the end of its file."""
     if vma.file is None:
@@ -150,14 +169,26 @@ def _read_fault_file(
     mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: int
 ) -> None:
     """do_read_fault: maps what the page cache has nearby (do_fault_around), then the page."""
+    _map_file_pages(mm, vma, file, span, table, _cached_near(vma, file, span, at))
+    _map_file_pages(mm, vma, file, span, table, np.array([at]))
+
+
+def _map_file_pages(
+    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: Positions
+) -> None:
+    """Map those that are absent, as a read does."""
+    for position in at[table.flags[at] == 0].tolist():
+        _map_file_page(mm, vma, file, span, table, position, _file_entry(vma))
+
+
+def _cached_near(vma: Vma, file: File, span: Span, at: int) -> Positions:
+    """The entries around `at` whose page is in the page cache."""
     base = span.area * HUGE_PAGES
     first = max(at - at % _FAULT_AROUND_PAGES, vma.start - base)
     last = min(first + _FAULT_AROUND_PAGES, HUGE_PAGES, end_of_file(vma) - base)
-    around = np.arange(first, last)
-    cached = file.pfns[vma.linear_page_index(base) + around] != NO_PAGE
-    wanted = around[(table.flags[around] == 0) & (cached | (around == at))]
-    for position in wanted.tolist():
-        _map_file_page(mm, vma, file, span, table, position, _file_entry(vma))
+    near = np.arange(first, last)
+    cached: Positions = near[file.pfns[vma.linear_page_index(base) + near] != NO_PAGE]
+    return cached
 
 
 def _file_entry(vma: Vma) -> int:

@@ -109,6 +109,8 @@ def mprotect(mm: AddressSpace, start: int, end: int, prot: Prot) -> None:
         if locked and prot & Prot.WRITE:  # mprotect_fixup: break COW now, not at the access
             accessible = min(high, faults.end_of_file(vma))
             faults.populate(mm, vma, low, accessible, write=True)
+            if accessible < high:
+                faults.fault_behind_end(mm, accessible, write=True)
 
     _for_each_mapping(mm, start, end, change)
 
@@ -140,6 +142,8 @@ def mlock(mm: AddressSpace, start: int, end: int) -> None:
         write = vma.writable and not vma.shared
         faults.populate(mm, vma, low, accessible, write=write)
         if accessible < high:
+            if vma.prot is not Prot.NONE:
+                faults.fault_behind_end(mm, accessible, write=write)
             raise kernel_error(errno.ENOMEM, f"the page at {accessible * 4096:#x} has no access")
 
 

@@ -83,6 +83,8 @@ class Span(NamedTuple):
 
 def spans(start: int, end: int) -> Iterator[Span]:
     """The areas that virtual pages `start` to `end` - 1 lie in, ascending."""
+    if start >= end:
+        return
     for area in range(start // HUGE_PAGES, -(-end // HUGE_PAGES)):
         first = area * HUGE_PAGES
         yield Span(area, max(start - first, 0), min(end - first, HUGE_PAGES))
@@ -93,7 +95,7 @@ class PageTables(dict[int, PageTable | HugePage]):
 
     def existing(self, start: int, end: int) -> Iterator[tuple[Span, PageTable | HugePage]]:
         """The spans of the range whose area has a table; does not walk areas that have none."""
-        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
+        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES) if start < end else 0
         areas = range(first, last)
         if last - first > len(self):
             areas_there = sorted(area for area in self if area in areas)
