@@ -176,6 +176,7 @@ def test_signals_end_everything(dksmfs: CommandLine, sent: signal.Signals) -> No
         front.stdout.readline()
         everybody = all_of(front.pid)
         front.send_signal(sent)
+        front.wait(30)  # leaving the block would end the program in another way
     assert front.returncode == -sent
     for pid in everybody:
         wait_for_end(pid)
