@@ -18,7 +18,7 @@ from dksmfs.kernel import mmap as calls
 from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent
 from dksmfs.kernel.dksm import SLICE_TABLES, WHOLE_TABLES, Dksm
 from dksmfs.kernel.errors import AccessFault, kernel_error
-from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES
+from dksmfs.kernel.frames import CACHED, COMPOUND, HUGE_PAGES
 from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
 from dksmfs.kernel.mm import AddressSpace, Memory, Thp
 from dksmfs.kernel.pagecache import File
@@ -259,26 +259,24 @@ class Machine:
         mm = self._mm(pid)
         start, end = _outer_range(address, len(data))
         self.memory.frames.require_storage((end - start) * PAGE_SIZE)
-        fault = self._access_some(mm, start, end, write=True)
-        end = end if fault is None else fault.address // PAGE_SIZE
-        self._store(mm, start, end, address % PAGE_SIZE, data)
-        if fault is not None:
-            raise fault
+        # A page that is written in part is copied with what the stores before have left in it.
+        whole = address + -address % PAGE_SIZE
+        tail = max(whole, (address + len(data)) // PAGE_SIZE * PAGE_SIZE)
+        self._write_part(mm, address, data[: whole - address])
+        self._write_pages(mm, whole, data[whole - address : tail - address])
+        self._write_part(mm, tail, data[tail - address :])
 
-    def _store(self, mm: AddressSpace, start: int, end: int, offset: int, data: bytes) -> None:
-        pfns, _ = mm.tables.entries(start, end)
-        at = 0
-        if pfns.size and (offset or len(data) < PAGE_SIZE):
-            at = min(PAGE_SIZE - offset, len(data))
-            self.memory.frames.overwrite(int(pfns[0]), offset, data[:at])
-            pfns = pfns[1:]
-        whole = min((len(data) - at) // PAGE_SIZE, len(pfns))
-        if whole:
-            stored = StoredContent(data[at : at + whole * PAGE_SIZE])
-            self.memory.frames.set_content(pfns[:whole], stored, np.arange(whole))
-            at += whole * PAGE_SIZE
-        if whole < len(pfns) and at < len(data):
-            self.memory.frames.overwrite(int(pfns[whole]), 0, data[at:])
+    def _write_part(self, mm: AddressSpace, address: int, data: bytes) -> None:
+        if data:
+            vpn = address // PAGE_SIZE
+            self._access(mm, vpn, vpn + 1, write=True)
+            pfn, _ = mm.tables.entry(vpn)
+            self.memory.frames.overwrite(pfn, address % PAGE_SIZE, data)
+
+    def _write_pages(self, mm: AddressSpace, address: int, data: bytes) -> None:
+        if data:
+            start = address // PAGE_SIZE
+            self._fill(mm, start, start + len(data) // PAGE_SIZE, StoredContent(data))
 
     def fill(self, pid: int, address: int, length: int, content: Content) -> None:
         """The process stores page 0, 1, ... of `content` to the pages of a range of whole pages;
@@ -286,10 +284,18 @@ class Machine:
         mm = self._mm(pid)
         start, end = _range(address, length)
         self.memory.frames.require_storage(content.held_bytes)
+        self._fill(mm, start, end, content)
+
+    def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> None:
         fault = self._access_some(mm, start, end, write=True)
         end = end if fault is None else fault.address // PAGE_SIZE
         pfns, _ = mm.tables.entries(start, end)
-        self.memory.frames.set_content(pfns, content, np.arange(len(pfns)))
+        pages = np.arange(len(pfns))
+        if (self.memory.frames.flags[pfns] & CACHED).any():
+            # Two pages may be one frame, of a file mapped twice: the last store counts.
+            pfns, backwards = np.unique(pfns[::-1], return_index=True)
+            pages = len(pages) - 1 - backwards
+        self.memory.frames.set_content(pfns, content, pages)
         if fault is not None:
             raise fault
 
@@ -307,6 +313,8 @@ class Machine:
     ) -> AccessFault | None:
         accessible, signal = faults.reach(mm, start, end, write=write)
         faults.access(mm, start, accessible, write=write)
+        if signal == "SIGBUS":
+            faults.fault_behind_end(mm, accessible, write=write)
         return None if signal is None else AccessFault(signal, accessible * PAGE_SIZE)
 
     # --- views from outside: they change nothing --------------------------------------------
