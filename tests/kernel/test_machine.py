@@ -1,0 +1,102 @@
+"""Single facts about the machine, each of which was wrong once or is easily got wrong."""
+
+import pytest
+
+from dksmfs.kernel.content import PAGE_SIZE, parse_content
+from dksmfs.kernel.errors import AccessFault
+from dksmfs.kernel.machine import ADVICE, Machine
+
+AT = 0x10_0000_0000  # starts a 2 MiB area
+MERGEABLE = ADVICE["mergeable"]
+
+
+@pytest.fixture
+def machine() -> Machine:
+    machine = Machine("never")
+    machine.dksm.set_run(1)
+    return machine
+
+
+@pytest.fixture
+def pid(machine: Machine) -> int:
+    return machine.spawn("a")
+
+
+def words(machine: Machine, pid: int, pages: int) -> list[int | None]:
+    """The first 8 bytes of each page from `AT` on."""
+    contents = machine.page_contents(pid, AT, pages * PAGE_SIZE)
+    return [None if page is None else page[0] for page in contents]
+
+
+def test_read_behind_the_end_of_a_file_maps_the_pages_near(machine: Machine, pid: int) -> None:
+    machine.mkfile("f", 2, parse_content("index:1"))
+    machine.mmap(pid, 4 * PAGE_SIZE, address=AT, kind="file-private", file="f")
+    with pytest.raises(AccessFault) as fault:
+        machine.touch(pid, AT + 3 * PAGE_SIZE, 1)
+    assert (fault.value.signal, fault.value.address) == ("SIGBUS", AT + 3 * PAGE_SIZE)
+    assert words(machine, pid, 4) == [1, 2, None, None]
+
+
+def test_read_far_behind_the_end_of_a_file_makes_no_page_table(machine: Machine, pid: int) -> None:
+    machine.mkfile("f", 2, parse_content("index:1"))
+    machine.mmap(pid, 64 * PAGE_SIZE, address=AT, kind="file-private", file="f")
+    with pytest.raises(AccessFault):
+        machine.touch(pid, AT + 32 * PAGE_SIZE, 1)
+    machine.madvise(pid, AT, 64 * PAGE_SIZE, MERGEABLE)
+    assert machine.dksm.merging_failed == 0
+
+
+def test_write_behind_the_end_of_a_file_makes_fork_copy_the_page_tables(
+    machine: Machine, pid: int
+) -> None:
+    machine.mkfile("f", 2, parse_content("index:1"))
+    machine.mmap(pid, 4 * PAGE_SIZE, address=AT, kind="file-private", file="f")
+    machine.touch(pid, AT, 1)
+    assert words(machine, machine.fork(pid, "child"), 4) == [None] * 4
+    with pytest.raises(AccessFault):
+        machine.write(pid, AT + 3 * PAGE_SIZE, b"x")
+    assert words(machine, machine.fork(pid, "child"), 4) == [1, 2, None, None]
+
+
+def test_mlock_behind_the_end_of_a_file_makes_fork_copy_the_page_tables(
+    machine: Machine, pid: int
+) -> None:
+    machine.mkfile("f", 1, parse_content("index:1"))
+    machine.mmap(pid, 2 * PAGE_SIZE, address=AT, kind="file-private", file="f")
+    machine.touch(pid, AT, 1)
+    with pytest.raises(OSError, match="ENOMEM"):
+        machine.mlock(pid, AT + PAGE_SIZE, PAGE_SIZE)
+    machine.madvise(machine.fork(pid, "child"), AT, 2 * PAGE_SIZE, MERGEABLE)
+    assert machine.dksm.merging_failed == 2  # absent, but there is a table
+
+
+def test_mlock_of_inaccessible_memory_makes_no_page_table(machine: Machine, pid: int) -> None:
+    machine.mmap(pid, 4 * PAGE_SIZE, address=AT, prot="none")
+    with pytest.raises(OSError, match="ENOMEM"):
+        machine.mlock(pid, AT + PAGE_SIZE, PAGE_SIZE)
+    machine.madvise(pid, AT, 4 * PAGE_SIZE, MERGEABLE)
+    assert machine.dksm.merging_failed == 0
+
+
+def test_write_over_a_border_copies_what_its_first_part_has_left(
+    machine: Machine, pid: int
+) -> None:
+    machine.mmap(pid, 2 * PAGE_SIZE, address=AT, content=parse_content("const:1"))
+    machine.madvise(pid, AT, 2 * PAGE_SIZE, MERGEABLE)  # both are the first page's frame now
+    machine.write(pid, AT + 8, b"\2" * PAGE_SIZE)
+    assert machine.read(pid, AT + PAGE_SIZE, PAGE_SIZE) == b"\2" * PAGE_SIZE
+
+
+@pytest.mark.parametrize("by", ["fill", "write"])
+def test_of_two_stores_to_one_page_the_last_counts(machine: Machine, pid: int, by: str) -> None:
+    machine.mkfile("f", 2, parse_content("zero"))
+    for address in (AT, AT + 2 * PAGE_SIZE):
+        machine.mmap(pid, 2 * PAGE_SIZE, address=address, kind="file-shared", file="f")
+    content = parse_content("index:1")
+    if by == "fill":
+        machine.fill(pid, AT, 4 * PAGE_SIZE, content)
+    else:
+        machine.mmap(pid, 4 * PAGE_SIZE, address=2 * AT, content=content)
+        machine.write(pid, AT, machine.read(pid, 2 * AT, 4 * PAGE_SIZE))
+    assert words(machine, pid, 4) == [3, 4, 3, 4]
+    machine.check_invariants()
