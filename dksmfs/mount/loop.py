@@ -69,10 +69,11 @@ class _Requests:
 
     def __init__(self, fuse: int, nursery: trio.Nursery) -> None:
         self._fuse = fuse
-        self._only_fuse = [fuse]
         self._watched = [fuse]  # ... and trio's own epoll, once that is known
-        self._poll = select.poll()
-        self._poll.register(fuse, select.POLLIN)
+        poll = select.poll()
+        poll.register(fuse, select.POLLIN)
+        self._register, self._look = poll.register, poll.poll
+        self._just_a_request = [(fuse, select.POLLIN)]
         self._nursery = nursery
         self._reader: trio.lowlevel.Task | None = None
         self._sleeps = False
@@ -94,32 +95,28 @@ class _Requests:
         if self._reader is not trio.lowlevel.current_task():
             return False
         if self._left:
-            ready = self._soon_ready()
-            if ready == self._only_fuse:
+            for _ in range(LOOKS):
+                if ready := self._look(0):
+                    break
+            else:
+                select.select(self._watched, (), (), STAY_S)
+                ready = self._look(0)
+            if ready == self._just_a_request:
                 self._left -= 1
                 return True
-            if self._fuse in ready:
-                self._left = 0  # something waits in trio too
-                return True
+        await self._sleep()
+        return True
+
+    async def _sleep(self) -> None:
+        """Wait in trio, so that others have a turn even if there is a request already."""
         self._sleeps = True
         await trio.lowlevel.wait_readable(self._fuse)
         self._sleeps = False
         if len(self._watched) == 1:
-            self._watch_trio()
+            for epoll in _epolls_watching(self._fuse):
+                self._watched.append(epoll)
+                self._register(epoll, select.POLLIN)
         self._left = TURN_REQUESTS
-        return True
-
-    def _soon_ready(self) -> list[int]:
-        """Return which of the watched descriptors are ready by now, or will be in a moment."""
-        for _ in range(LOOKS):
-            if ready := self._poll.poll(0):
-                return [descriptor for descriptor, _ in ready]
-        return select.select(self._watched, (), (), STAY_S)[0]
-
-    def _watch_trio(self) -> None:
-        for epoll in _epolls_watching(self._fuse):
-            self._watched.append(epoll)
-            self._poll.register(epoll, select.POLLIN)
 
     def _given_way(self) -> None:
         if not self._sleeps and self._reader is trio.lowlevel.current_task():
