@@ -4,7 +4,6 @@ One number of one machine means little, and two numbers of different minutes mea
 is compared takes turns, round after round, and a ratio is taken within each round.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -134,27 +133,6 @@ def compiled(source: str, *flags: str) -> Path:
         shutil.rmtree(program.parent)
         raise MissingError(f"{source}: {done.stderr.strip().splitlines()[0]}")
     return program
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """Do `work` in a fork, so that its memory is its own; what it returns goes through JSON."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "w") as answer:
-                json.dump(work(), answer)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    try:
-        with os.fdopen(reader) as answer:
-            text = answer.read()
-    finally:
-        os.waitpid(child, 0)
-    return json.loads(text)
 
 
 @contextmanager

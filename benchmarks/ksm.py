@@ -3,11 +3,12 @@
 Its settings are put back exactly as they were, whatever happens in between.
 """
 
+import fcntl
 import mmap
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,41 +16,61 @@ from benchmarks.core import MissingError
 
 KSM = Path("/sys/kernel/mm/ksm")
 _SETTINGS = ("sleep_millisecs", "pages_to_scan", "run")  # `run` is put back last
+_FASTEST = {"run": "0", "sleep_millisecs": "0", "pages_to_scan": "10000000"}
 _LIMIT_S = 600.0
 
 
-@contextmanager
-def fast_ksm() -> Iterator[None]:
-    """Let ksmd scan as fast as it can, once it is told to run."""
+def check_ksm() -> None:
+    """Say what is missing for measurements of KSM."""
+    if not Path("/proc/self/ksm_stat").exists():
+        raise MissingError("real KSM: this kernel does not tell what ksmd has seen (ksm_stat)")
     if not os.access(KSM / "run", os.W_OK):
         raise MissingError(f"real KSM: {KSM} is missing, or we are not root")
     advisor = KSM / "advisor_mode"
     if advisor.exists() and "[none]" not in advisor.read_text():
         raise MissingError(f"real KSM: {advisor} chooses the speed; write none to it")
-    found = {name: (KSM / name).read_text() for name in _SETTINGS}
+
+
+@contextmanager
+def fast_ksm() -> Iterator[None]:
+    """Let ksmd scan as fast as it can, once it is told to run; for the length of a block."""
+    with _nobody_else():
+        found = {name: (KSM / name).read_text() for name in _SETTINGS}
+        try:
+            for name, value in _FASTEST.items():
+                (KSM / name).write_text(value)
+            yield
+        finally:
+            for name in _SETTINGS:
+                (KSM / name).write_text(found[name])
+
+
+@contextmanager
+def _nobody_else() -> Iterator[None]:
+    """Hold the lock that our tests of live sysfs take too: there is only one KSM."""
+    descriptor = os.open(KSM.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for name, value in (("run", "0"), ("sleep_millisecs", "0"), ("pages_to_scan", "10000000")):
-            (KSM / name).write_text(value)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        for name in _SETTINGS:
-            (KSM / name).write_text(found[name])
+        os.close(descriptor)
 
 
 def scan_seconds(descriptors: Sequence[int]) -> tuple[float, float]:
     """How long ksmd takes for one scan of processes with the contents of these memfds, and for two.
 
-    It merges a page only when a second scan finds it unchanged.
+    It merges a page only when a second scan finds it unchanged. A scan may begin anywhere, so the
+    first is over when every page has been seen, and the second when one more has run to its end.
     """
-    with ExitStack() as processes:
-        for descriptor in descriptors:
-            processes.enter_context(_process(descriptor))
-        before = _full_scans()
+    pages = sum(os.fstat(descriptor).st_size for descriptor in descriptors) // mmap.PAGESIZE
+    with ExitStack() as held:
+        children = [held.enter_context(_process(descriptor)) for descriptor in descriptors]
         start = time.perf_counter()
         (KSM / "run").write_text("1")
         try:
-            once = _wait_for(before + 1, start)
-            return once, _wait_for(before + 2, start)
+            once_s = _wait(start, lambda: sum(map(_pages_seen, children)) >= pages)
+            last = _full_scans() + 2  # the one that has just seen the last page, and the next
+            return once_s, _wait(start, lambda: _full_scans() >= last)
         finally:
             (KSM / "run").write_text("0")
 
@@ -58,16 +79,24 @@ def _full_scans() -> int:
     return int((KSM / "full_scans").read_text())
 
 
-def _wait_for(scans: int, start: float) -> float:
-    while _full_scans() < scans:
+def _pages_seen(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/ksm_stat").read_text().splitlines():
+        if line.startswith("ksm_rmap_items"):
+            return int(line.split()[1])
+    raise MissingError("real KSM: this kernel does not tell what ksmd has seen")
+
+
+def _wait(start: float, is_done: Callable[[], bool]) -> float:
+    """Seconds from `start` on until it is done."""
+    while not is_done():
         if time.perf_counter() - start > _LIMIT_S:
-            raise MissingError(f"real KSM: no full scan within {_LIMIT_S:.0f} s")
-        time.sleep(0.0005)
+            raise MissingError(f"real KSM: not done within {_LIMIT_S:.0f} s")
+        time.sleep(0.001)
     return time.perf_counter() - start
 
 
 @contextmanager
-def _process(descriptor: int) -> Iterator[None]:
+def _process(descriptor: int) -> Iterator[int]:
     """A process whose anonymous, mergeable memory has the contents of a memfd."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -83,7 +112,7 @@ def _process(descriptor: int) -> Iterator[None]:
     try:
         if os.read(reader, 1) != b"x":
             raise MissingError("real KSM: a process with mergeable memory could not be had")
-        yield
+        yield child
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)

@@ -1,11 +1,16 @@
 """Millions of pages: what each costs in time and in bookkeeping, and contents only described."""
 
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from benchmarks.contents import PAGE_SIZE
-from benchmarks.core import Report, at_least, at_most, in_child, seconds
+from benchmarks.core import Report, at_least, at_most, seconds
+from benchmarks.daemon import REPOSITORY
 from dksmfs.kernel.content import parse_content
 from dksmfs.kernel.machine import ADVICE, Machine
 
@@ -22,7 +27,7 @@ def run(quick: bool) -> Report:
     sizes = [MILLION // 4, MILLION] if quick else [MILLION, 4 * MILLION, 16 * MILLION]
     cost: dict[int, list[float]] = {}
     for size in sizes:
-        found = [in_child(partial(_unique_pages, size)) for _ in range(rounds)]
+        found = [_in_a_process("unique", size) for _ in range(rounds)]
         case = f"{size / MILLION:g} Mi unique pages"
         cost[size] = [one["ns"] for one in found]
         report.add(case, "map and advertise", "ns/page", cost[size])
@@ -34,14 +39,21 @@ def run(quick: bool) -> Report:
         cost[sizes[-1]], cost[sizes[0]], at_most(1.25),
     )  # fmt: skip
     for text in ("zero", "seed:1", "pattern:1", "index:1"):
-        rates = [in_child(partial(_described, text, sizes[0])) for _ in range(rounds)]
+        rates = [_in_a_process("described", text, sizes[0]) for _ in range(rounds)]
         report.add(f"described: {text}", "map and advertise", "pages/s", rates, at_least(4e6))
     for text in ("zero", "seed:1"):
-        found = [in_child(partial(_fleet, text)) for _ in range(rounds)]
+        found = [_in_a_process("fleet", text) for _ in range(rounds)]
         report.add(
             f"1 TiB fleet of {text}", "map and advertise, 1 GiB a process", "s", found, at_most(1)
         )  # fmt: skip
     return report
+
+
+def _in_a_process(what: str, *arguments: object) -> Any:
+    """Measure in a process of its own, whose memory nobody else has used before."""
+    command = [sys.executable, "-m", "benchmarks.scale", json.dumps([what, *arguments])]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
 
 
 def _machine() -> Machine:
@@ -85,3 +97,14 @@ def _fleet(text: str) -> float:
 def _resident_bytes() -> int:
     with open("/proc/self/statm") as statm:  # noqa: PTH123
         return int(statm.read().split()[1]) * PAGE_SIZE
+
+
+_MEASURE: dict[str, Callable[..., Any]] = {
+    "unique": _unique_pages,
+    "described": _described,
+    "fleet": _fleet,
+}
+
+if __name__ == "__main__":
+    _what, *_arguments = json.loads(sys.argv[1])
+    print(json.dumps(_MEASURE[_what](*_arguments)))

@@ -11,6 +11,7 @@ from benchmarks.core import Report, at_most, seconds
 from dksmfs.control.client import connect
 from dksmfs.kernel.machine import Machine
 
+SETTLE_S = 0.3  # until the last client is forgotten
 REST_S = 3.0
 
 
@@ -31,6 +32,7 @@ def run(quick: bool) -> Report:
             running = held.enter_context(daemon.running(here))
             starts.append(time.perf_counter() - begin)
             clients.append(seconds(lambda: _connected(running.socket)) * 1e3)  # noqa: B023
+            time.sleep(SETTLE_S)
             before = _switches(running.pid)
             time.sleep(REST_S)
             wakeups.append((_switches(running.pid) - before) / REST_S)
