@@ -5,8 +5,8 @@ around them has no end. `pyfuse3.main` goes to sleep in trio after each, which c
 calls and a pass of the scheduler, several times the answer itself. Here the task that answers
 stays for a moment and takes the next request too: it looks a few times without sleeping, for to
 wake up costs as much as to answer, and then sleeps for a fraction of a millisecond. It goes back to
-trio when no request comes, when anything else that trio waits for has happened, or after a bounded
-number of requests. An idle mount sleeps in trio, as everything else does.
+trio when no request comes, or after a number of requests, which is smaller if anything that trio
+waits for has happened. An idle mount sleeps in trio, as everything else does.
 
 pyfuse3 has one place where it waits for a request, the coroutine `_wait_fuse_readable`, which its
 session loop awaits before it reads one. `answer_requests` puts another in its place. A handler
@@ -38,6 +38,9 @@ STAY_S = 100e-6
 
 TURN_REQUESTS = 128
 """Requests in a row, of about 15 microseconds each, before everybody else has a turn."""
+
+LAST_REQUESTS = 16
+"""Requests in a row when others wait: that many are four times open, read and close."""
 
 _FUSE_DEVICE = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
 _NO_MORE_TASKS = -(1 << 31)  # pyfuse3 starts another task while it has less than this
@@ -94,18 +97,24 @@ class _Requests:
         """Return when there is a request to read; False ends the task that asks."""
         if self._reader is not trio.lowlevel.current_task():
             return False
-        if self._left:
-            for _ in range(LOOKS):
-                if ready := self._look(0):
-                    break
-            else:
-                select.select(self._watched, (), (), STAY_S)
-                ready = self._look(0)
-            if ready == self._just_a_request:
-                self._left -= 1
-                return True
-        await self._sleep()
+        if not (self._left and self._comes_soon()):
+            await self._sleep()
+        self._left -= 1
         return True
+
+    def _comes_soon(self) -> bool:
+        """Stay for a moment; tell whether there is a request to read."""
+        for _ in range(LOOKS):
+            ready = self._look(0)
+            if ready == self._just_a_request:
+                return True
+            if ready:  # trio wants its turn, but a reader should not be left in the middle
+                self._left = min(self._left, LAST_REQUESTS)
+                if len(ready) > 1:
+                    return True
+        if not ready:
+            select.select(self._watched, (), (), STAY_S)
+        return self._look(0) == self._just_a_request
 
     async def _sleep(self) -> None:
         """Wait in trio, so that others have a turn even if there is a request already."""
