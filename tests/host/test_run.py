@@ -122,7 +122,7 @@ def test_help_says_that_nothing_is_merged(dksmfs: CommandLine) -> None:
 FAMILY = """
 setsid sh -c 'setsid sleep 1000 & exec sleep 1000' &
 echo $$
-cat > /dev/null
+exec cat > /dev/null
 """
 
 
