@@ -10,6 +10,7 @@ or to look at something below it. Of an ``fstat`` on an open file the mount ofte
 it is never logged.
 """
 
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -158,3 +159,23 @@ def who_is(thread: int, uid: int) -> Who:
         return Who(pid, Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n"), uid)
     except (OSError, KeyError, ValueError):
         return Who(thread or None, "?", uid)
+
+
+def is_killed(who: Who) -> bool:
+    """Whether a process has ended, or will as soon as it is let: SIGKILL is pending."""
+    if who.pid is None:
+        return False
+    try:
+        threads = list(Path(f"/proc/{who.pid}/task").iterdir())
+    except FileNotFoundError:
+        return True
+    return any(_has_sigkill(thread) for thread in threads)
+
+
+def _has_sigkill(thread: Path) -> bool:
+    try:
+        lines = (thread / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return False  # one thread less
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(signals & 1 << signal.SIGKILL - 1 for signals in pending)

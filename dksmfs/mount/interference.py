@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from pyfuse3 import FileHandleT, RequestContext
@@ -16,13 +16,15 @@ from pyfuse3 import FileHandleT, RequestContext
 from dksmfs.injection import DIRECTORY, MAX_FAULTS, Fault, Kind, Operation
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.sysfs import Attribute
-from dksmfs.mount.access_log import NOBODY, AccessLog, Who
+from dksmfs.mount.access_log import NOBODY, AccessLog, Who, is_killed
 from dksmfs.mount.inodes import Inode
 from dksmfs.mount.open_files import OpenFile
 
 _INODE_BITS = 32
 INODE_MASK = (1 << _INODE_BITS) - 1
 """A handle of an open directory is its inode, and above that a number while there is a log."""
+
+_KILLED_CHECK_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +35,7 @@ class _Injected:
     frozen: bytes = b""
     uses: int = 0
     happened: int = 0
+    cleared: trio.Event = field(default_factory=trio.Event)
 
     @property
     def spent(self) -> bool:
@@ -62,6 +65,7 @@ class Interference:
         self._faults: list[_Injected] = []
         self._users: dict[FileHandleT, Who] = {}
         self._short: dict[FileHandleT, int] = {}
+        self._delaying: list[_Injected] = []
         self._walks = 0
         self.log: AccessLog | None = None
 
@@ -92,12 +96,14 @@ class Interference:
 
     def clear(self, file: str | None = None, kind: Kind | None = None) -> None:
         """Drop the faults of a file (None: of all) and of a kind (None: any)."""
-        self._faults = [
-            injected
-            for injected in self._faults
-            if (file is not None and injected.fault.file != file)
-            or (kind is not None and injected.fault.kind != kind)
-        ]
+
+        def is_meant(fault: Fault) -> bool:
+            return file in (None, fault.file) and kind in (None, fault.kind)
+
+        for injected in [*self._faults, *self._delaying]:
+            if is_meant(injected.fault):
+                injected.cleared.set()
+        self._faults = [injected for injected in self._faults if not is_meant(injected.fault)]
 
     # What the operations hand over: looking
 
@@ -159,11 +165,14 @@ class Interference:
     ) -> FileHandleT:
         """Open a file."""
         file = self._names[inode]
-        who = self.log.use(ctx.pid, ctx.uid, inode.number) if self.log is not None else NOBODY
+        if self.log is None:
+            who = Who(ctx.pid, "?", ctx.uid)
+        else:
+            who = self.log.use(ctx.pid, ctx.uid, inode.number)
         with self._logged(who, "open", file):
             if self.is_gone(inode):
                 raise kernel_error(errno.ENOENT, "gone")
-            await self._hinder(file, "open")
+            await self._hinder(file, "open", who)
             handle = carry_out()
         self._users[handle] = who
         return handle
@@ -177,7 +186,7 @@ class Interference:
             text, restarts = None, False
             if opened.is_fresh(offset):
                 self._short.pop(handle, None)
-                text, restarts = await self._reading(handle, file)
+                text, restarts = await self._reading(handle, file, who)
             data = opened.read(offset, min(size, self._short.get(handle, size)), text)
             returns(len(data))
             if restarts:
@@ -197,7 +206,7 @@ class Interference:
         file, who = self._names[inode], self._users.get(handle, NOBODY)
         with self._logged(who, "write", file, offset, len(buffer)) as returns:
             self._check_active(inode)
-            await self._hinder(file, "write")
+            await self._hinder(file, "write", who)
             taken = await carry_out(handle, buffer)
             returns(taken)
         return taken
@@ -213,10 +222,10 @@ class Interference:
         if self.is_gone(inode):
             raise kernel_error(errno.ENODEV, "the file has gone")  # kernfs_get_active
 
-    async def _reading(self, handle: FileHandleT, file: str) -> tuple[bytes | None, bool]:
+    async def _reading(self, handle: FileHandleT, file: str, who: Who) -> tuple[bytes | None, bool]:
         """What a reading of the file that begins is to show instead, if anything, and whether DKSM
         is restarted in its middle."""
-        happening = await self._hinder(file, "read")
+        happening = await self._hinder(file, "read", who)
         for injected in happening:
             if injected.fault.kind == "short":
                 self._short[handle] = injected.fault.size
@@ -224,7 +233,7 @@ class Interference:
         restarts = any(injected.fault.kind == "restart" for injected in happening)
         return (texts[-1] if texts else None), restarts
 
-    async def _hinder(self, file: str, operation: Operation) -> list[_Injected]:
+    async def _hinder(self, file: str, operation: Operation, who: Who) -> list[_Injected]:
         """Count a use of a file: wait and fail as the faults say; return those that happen."""
         happening = [
             injected
@@ -234,13 +243,27 @@ class Interference:
             and injected.happens()
         ]
         self._faults = [injected for injected in self._faults if not injected.spent]
-        delay_s = sum(injected.fault.delay_s for injected in happening)
-        if delay_s:
-            await trio.sleep(delay_s)
+        for injected in happening:
+            if injected.fault.kind == "delay":
+                await self._delay(injected, who)
         for injected in happening:
             if injected.fault.kind == "error":
                 raise kernel_error(injected.fault.number, "an injected fault")
         return happening
+
+    async def _delay(self, injected: _Injected, who: Who) -> None:
+        """Wait until the time is over, or the fault is cleared, or who waits has been killed: the
+        kernel lets nobody die who waits for an answer that we have begun."""
+        self._delaying.append(injected)
+        try:
+            with trio.move_on_after(injected.fault.delay_s):
+                while not injected.cleared.is_set():
+                    with trio.move_on_after(_KILLED_CHECK_S):
+                        await injected.cleared.wait()
+                    if is_killed(who):
+                        raise kernel_error(errno.EINTR, "killed meanwhile")
+        finally:
+            self._delaying.remove(injected)
 
     # The log
 

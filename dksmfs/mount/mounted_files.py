@@ -57,6 +57,7 @@ class MountedFiles:
     def renew(self) -> None:
         """Be as just mounted, but for the log, which stays on if it was, and is empty."""
         kept = self.kept
+        self._interference.clear()  # whoever waits goes on
         self._operations.renew()
         self._interference = Interference(self._operations.root, self._restart)
         self.kept = kept

@@ -25,7 +25,7 @@ class Suite:
         self.temporary.mkdir()
         self.environment = {
             **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
             "TMPDIR": str(self.temporary),
         }
 

@@ -103,6 +103,27 @@ def test_a_delay(dksm: Dksm) -> None:
     assert time.monotonic() - began >= 0.2
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_who_is_delayed_can_be_killed(dksm: Dksm, log: bool) -> None:
+    dksm.log(10 if log else 0)
+    dksm.delay("run", 3000)
+    with subprocess.Popen(["cat", dksm.path / "run"]) as cat:
+        with pytest.raises(subprocess.TimeoutExpired):
+            cat.wait(0.1)
+        cat.kill()
+        assert cat.wait(10) == -9
+
+
+def test_a_delay_ends_when_it_is_cleared(dksm: Dksm) -> None:
+    for clear in (dksm.clear_faults, dksm.reset):
+        dksm.delay("run", 3000, times=1)
+        with subprocess.Popen(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
+            while dksm.faults:
+                pass  # until it has begun
+            clear()
+            assert cat.communicate(timeout=10)[0] == b"0\n"
+
+
 def test_short_reads(dksm: Dksm) -> None:
     dksm.set("pages_scanned", 12345)
     dksm.short_read("pages_scanned", 2, times=1)

@@ -180,7 +180,9 @@ def test_nothing_is_left_when_pytest_is_killed(suite: Suite, number: signal.Sign
         assert process.stdout is not None
         pids: dict[str, int] = {}
         while len(pids) < 2:
-            words = process.stdout.readline().split()
+            line = process.stdout.readline()
+            assert line, "pytest has ended"
+            words = line.split()
             if len(words) == 2 and words[0] in ("sleep", "daemon"):
                 pids[words[0]] = int(words[1])
         daemon = os.pidfd_open(pids["daemon"])
