@@ -191,7 +191,7 @@ def _print(rows: list[Row], as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_footer=len(rows) > 1)
+    table = Table(box=None, pad_edge=False, show_footer=True)
     table.add_column("process", "total", overflow="fold")
     for column in ("pages", "scanned", "merged", "failed"):
         table.add_column(column, f"{getattr(total, column):,}", justify="right")
