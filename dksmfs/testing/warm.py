@@ -124,6 +124,7 @@ class Pool:
     def __init__(self, start: Callable[[str], Daemon] = Daemon.start) -> None:
         self._start = start
         self._idle: list[Daemon] = []
+        self._unavailable: UnavailableError | None = None
         self._lock = Lock()
         self._owner = os.getpid()
 
@@ -133,7 +134,13 @@ class Pool:
             if daemon.reset(thp):
                 return daemon
             daemon.stop()
-        return self._start(thp)
+        if self._unavailable is not None:
+            raise UnavailableError(str(self._unavailable))  # it would not go better now
+        try:
+            return self._start(thp)
+        except UnavailableError as error:
+            self._unavailable = error
+            raise
 
     def give_back(self, daemon: Daemon) -> None:
         """Keep a daemon for the next one who needs one."""
