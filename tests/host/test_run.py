@@ -252,3 +252,32 @@ def test_terminal(dksmfs: CommandLine) -> None:
             said += screen.read(100)
         _, status = os.waitpid(front, 0)
     assert os.waitstatus_to_exitcode(status) == 9
+
+
+# Programs that have the path written into them
+
+
+def test_sysfsutils_sets_attributes_at_start(dksmfs: CommandLine, tmp_path: Path) -> None:
+    if not Path("/etc/init.d/sysfsutils").exists():
+        pytest.skip("sysfsutils is not installed")
+    settings = tmp_path / "sysfs.conf"
+    settings.write_text(
+        "mode kernel/mm/dksm/run = 0664\n"
+        "owner kernel/mm/dksm/run = root:adm\n"
+        "kernel/mm/dksm/run = 1\n"
+        "kernel/mm/transparent_hugepage/enabled = never\n"
+    )
+    program = dksmfs.command(
+        "run", "--", "sh", "-c",
+        "/etc/init.d/sysfsutils start > /dev/null; cd /sys/kernel/mm; "
+        "cat dksm/run transparent_hugepage/enabled; stat -c '%a %G' dksm/run",
+    )  # fmt: skip
+    with_settings = 'mount --bind "$0" /etc/sysfs.conf && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", with_settings, settings, *program],
+        env=dksmfs.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["1", "always madvise [never]", "664 adm"]
