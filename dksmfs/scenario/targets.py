@@ -5,9 +5,10 @@ the dksm directory are real files.
 """
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -20,24 +21,30 @@ from dksmfs.kernel.machine import Machine
 R = TypeVar("R")
 
 
-class Target(Protocol):
-    """A machine to run scenarios on."""
+class Target(ABC):
+    """A machine to run scenarios on. Its files are read and written by requests, too."""
 
+    @abstractmethod
     def ask(self, request: m.Request[R]) -> R:
         """Carry out a request; OSError as the kernel answers."""
 
     def read(self, file: str) -> str:
         """The content of a file in the dksm directory."""
+        return self.ask(m.Show(file)).data
 
     def write(self, file: str, data: bytes) -> int:
         """One write(2) to a file in the dksm directory; `OpenError` if it cannot be opened."""
+        try:
+            return self.ask(m.Store(file, data.decode("latin-1"))).ret
+        except OSError as error:
+            raise open_error(error) from None
 
 
 class OpenError(OSError):
     """The file could not be opened."""
 
 
-class MemoryTarget:
+class MemoryTarget(Target):
     """A machine in this process: a fresh one, unless one is given."""
 
     def __init__(self, machine: Machine | None = None) -> None:
@@ -47,17 +54,6 @@ class MemoryTarget:
     def ask(self, request: m.Request[R]) -> R:
         """Hand the request to the machine, as the server does."""
         return self._dispatcher.handle(request)
-
-    def read(self, file: str) -> str:
-        """Show the attribute."""
-        return self.ask(m.Show(file)).data
-
-    def write(self, file: str, data: bytes) -> int:
-        """Store into the attribute."""
-        try:
-            return self.ask(m.Store(file, data.decode("latin-1"))).ret
-        except OSError as error:
-            raise open_error(error) from None
 
 
 def open_error(error: OSError) -> OSError:
@@ -71,7 +67,7 @@ Ask = Callable[[m.Request[Any], Sequence[int]], Any]
 """Sends a request, with descriptors, and returns the reply."""
 
 
-class SocketTarget:
+class SocketTarget(Target):
     """A daemon that is only reached over its socket: nobody is seen to use its mounted files."""
 
     def __init__(self, ask: Ask) -> None:
@@ -85,17 +81,6 @@ class SocketTarget:
             sent: Any = request if carrier is None else replace(request, content=carrier)
             reply: R = self._ask(sent, descriptors)
         return reply
-
-    def read(self, file: str) -> str:
-        """Show the attribute."""
-        return self.ask(m.Show(file)).data
-
-    def write(self, file: str, data: bytes) -> int:
-        """Store into the attribute."""
-        try:
-            return self.ask(m.Store(file, data.decode("latin-1"))).ret
-        except OSError as error:
-            raise open_error(error) from None
 
 
 class MountedTarget(SocketTarget):

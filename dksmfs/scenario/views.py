@@ -7,14 +7,7 @@ from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.scenario.names import Names, Proc, Region
 from dksmfs.scenario.targets import Target
 
-_STATISTICS = (
-    "run",
-    "pages_scanned",
-    "pages_merged",
-    "merging_failed",
-    "hashtable_entries",
-    "hashtable_size",
-)
+_STATISTICS = m.Stats.__struct_fields__
 
 View = dict[str, Any]
 """What a step gives, as JSON has it."""
