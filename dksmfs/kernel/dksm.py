@@ -32,7 +32,7 @@ import numpy.typing as npt
 from dksmfs.kernel.content import Checksums
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, Pfns
-from dksmfs.kernel.hashtable import HASHTABLE_SIZE, Hashtable
+from dksmfs.kernel.hashtable import HASHTABLE_SIZE, NO_DESCRIPTOR, Hashtable
 from dksmfs.kernel.mm import AddressSpace, Memory
 from dksmfs.kernel.paging import ACCESSED, PRESENT, PROTNONE, Flags, PageTable, Span
 from dksmfs.kernel.vma import Kind, Vma
@@ -142,10 +142,10 @@ class Dksm:
         """Advertise the pages whose outcome is certain, changing their entries in `batch`;
         returns which those were.
 
-        Pages are grouped by checksum, with a target for each group: the frame of the only
+        Pages are grouped by checksum, with a target for each group: the frame of the newest
         descriptor, or without one the group's first page, which will be tracked. If all pages of
         the group have the target's bytes (so the descriptor is not stale), and are at home, each
-        replacement works.
+        replacement works at the first try.
         """
         frames = self._memory.frames
         checksums = frames.checksums(batch.pfn)
@@ -157,11 +157,9 @@ class Dksm:
         first = order[is_first]
 
         known = self._table.lookup(checksums[first])
-        untracked = known.descriptors == 0
-        target = np.where(untracked, batch.pfn[first], known.pfn)
-        certain = untracked.copy()
-        sole = known.descriptors == 1
-        certain[sole] = self._memory.frames.mapcount[target[sole]] > 0
+        untracked = known == NO_DESCRIPTOR
+        target = np.where(untracked, batch.pfn[first], known)
+        certain = untracked | (frames.mapcount[target] > 0)
 
         alike = np.zeros(len(order), np.bool_)
         alike[first] = untracked

@@ -9,7 +9,7 @@ each other, and their order in the chain is the same.
 """
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,12 @@ HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size sho
 
 _GOLDEN_RATIO_32: Final = np.uint32(0x61C88647)
 _NONE: Final = -1
+NO_DESCRIPTOR: Final = -1
+"""What `lookup` gives instead of a pfn."""
+
 _MOST_BITS: Final = 28
 
 Slots = npt.NDArray[np.int32]  # positions of descriptors; -1 is none
-
-
-class Matches(NamedTuple):
-    """What `lookup` found for each checksum: the newest descriptor's frame, and how many
-    there are (2 stands for more)."""
-
-    pfn: Pfns
-    descriptors: npt.NDArray[np.int8]
 
 
 class Hashtable:
@@ -108,19 +103,17 @@ class Hashtable:
         self._dead[slot] = True
         self._removed += 1
 
-    def lookup(self, checksums: Checksums) -> Matches:
-        """Find the descriptors of many checksums at once."""
-        found = Matches(np.zeros(len(checksums), np.int64), np.zeros(len(checksums), np.int8))
+    def lookup(self, checksums: Checksums) -> Pfns:
+        """The frame of the newest descriptor with each checksum; NO_DESCRIPTOR if there is none."""
+        found = np.full(len(checksums), NO_DESCRIPTOR, np.int64)
         slots = self._heads[self._buckets(checksums)]
         waiting = np.flatnonzero(slots != _NONE)
         while len(waiting):
             slot = slots[waiting]
-            hit = waiting[(self._checksum[slot] == checksums[waiting]) & ~self._dead[slot]]
-            newest = hit[found.descriptors[hit] == 0]
-            found.pfn[newest] = self._pfn[slots[newest]]
-            found.descriptors[hit] += 1
+            hit = (self._checksum[slot] == checksums[waiting]) & ~self._dead[slot]
+            found[waiting[hit]] = self._pfn[slot[hit]]
             slots[waiting] = self._next[slot]
-            waiting = waiting[(slots[waiting] != _NONE) & (found.descriptors[waiting] < 2)]
+            waiting = waiting[~hit & (slots[waiting] != _NONE)]
         return found
 
     def pfns(self) -> Pfns:
