@@ -42,7 +42,7 @@ class Place(NamedTuple):
 
 
 few_anywhere = st.builds(Place, few_pages, vpns)
-anywhere = st.builds(Place, few_pages | many_pages, vpns)
+anywhere = st.builds(Place, few_pages | few_pages | few_pages | many_pages, vpns)
 in_mapping = st.builds(Place, few_pages, st.integers(0, 4), which)
 at_mapping = st.builds(Place, few_pages, st.just(0) | st.integers(-9, 9), which)
 few = in_mapping | few_anywhere | in_mapping
@@ -53,6 +53,7 @@ kinds = st.sampled_from(["anon", "anon", "anon", "shared-anon", "file-private", 
 described = st.sampled_from(
     ["zero", "const:1", "const:1", "const:2", "index:0", "index:1", "index:3", "pattern:1"]
 ).map(parse_content)
+two_contents = st.lists(described, min_size=2, max_size=2)
 Result = tuple[str, Any]
 Act = Callable[[Any], Any]
 
@@ -75,8 +76,17 @@ class Programs(RuleBasedStateMachine):
         thp=st.sampled_from(["never", "never", "always", "madvise"]),
         checksum_bits=st.sampled_from([1, 2, 4, 8, 32]),
         run=st.sampled_from([1, 1, 1, 0]),
+        place=st.none() | few_anywhere,
+        contents=two_contents,
     )
-    def boot(self, thp: str, checksum_bits: int, run: int) -> None:
+    def boot(
+        self,
+        thp: str,
+        checksum_bits: int,
+        run: int,
+        place: Place | None,
+        contents: list[Content],
+    ) -> None:
         self.checksum_bits = checksum_bits
         self.engine = Machine(thp, checksum_bits=checksum_bits)
         self.model = Model(thp, checksum_bits=checksum_bits)
@@ -85,6 +95,8 @@ class Programs(RuleBasedStateMachine):
         self.both(lambda m: m.dksm.set_run(run))
         for name in ("a", "b"):
             self.pids.append(self.both(_spawn(name)))
+        if place is not None:
+            self.two_with_pages(place, contents)
 
     def both(self, act: Act) -> Any:
         """Do it to both; the outcome must be the same, and is returned."""
@@ -152,12 +164,20 @@ class Programs(RuleBasedStateMachine):
             lambda m: m.mmap(self.pid(number), length, address=address, content=content, prot=prot)
         )
 
-    @rule(place=few_anywhere, contents=st.lists(described, min_size=2, max_size=2))
+    @rule(place=few_anywhere, contents=two_contents)
     def two_with_pages(self, place: Place, contents: list[Content]) -> None:
         """The beginning of most stories: two processes have pages, and advertise them."""
         for number, content in enumerate(contents):
             self.mmap_filled(number, place, content, "rw")
             self.advise(number, place, "mergeable")
+
+    @precondition(lambda self: self.model.thp == "always")
+    @rule(number=which, area=st.sampled_from([0, 512]), pages=few_pages, content=described)
+    def mmap_huge(self, number: int, area: int, pages: int, content: Content) -> None:
+        """A whole area and its neighbours, which gets a huge page at the first write."""
+        address, length = self.range(number, Place(540, max(area - 8, 0)))
+        self.both(lambda m: m.mmap(self.pid(number), length, address=address))
+        self.fill(number, Place(pages, area), content)
 
     @rule(number=which, place=places)
     def munmap(self, number: int, place: Place) -> None:
@@ -180,6 +200,10 @@ class Programs(RuleBasedStateMachine):
     @rule(number=which, place=places, advice=st.sampled_from(sorted(ADVICE)))
     def advise(self, number: int, place: Place, advice: str) -> None:
         self.both(lambda m: m.madvise(self.pid(number), *self.range(number, place), ADVICE[advice]))
+
+    @rule(number=which, place=few)
+    def advertise(self, number: int, place: Place) -> None:
+        self.advise(number, place, "mergeable")
 
     @rule(number=which, mapping=which)
     def advertise_mapping(self, number: int, mapping: int) -> None:
@@ -266,13 +290,11 @@ class Programs(RuleBasedStateMachine):
     @invariant()
     def all_is_equal(self) -> None:
         assert _counters(self.engine) == _counters(self.model)
+        mappings = []
         for pid in self.pids:
-            assert self.engine.smaps(pid) == self.model.smaps(pid)
-        mappings = [
-            (pid, mapping.start, mapping.end - mapping.start)
-            for pid in self.pids
-            for mapping in self.model.smaps(pid)
-        ]
+            smaps = self.model.smaps(pid)
+            assert self.engine.smaps(pid) == smaps
+            mappings += [(pid, at.start, at.end - at.start) for at in smaps]
         assert _sharing(self.engine, mappings) == _sharing(self.model, mappings)
         for mapping in mappings:
             assert self.engine.page_contents(*mapping) == self.model.page_contents(*mapping)

@@ -100,3 +100,18 @@ def test_of_two_stores_to_one_page_the_last_counts(machine: Machine, pid: int, b
         machine.write(pid, AT, machine.read(pid, 2 * AT, 4 * PAGE_SIZE))
     assert words(machine, pid, 4) == [3, 4, 3, 4]
     machine.check_invariants()
+
+
+def test_locked_memory_that_becomes_writable_is_copied_at_once(machine: Machine, pid: int) -> None:
+    """mprotect_fixup does not leave it to the next write to break the sharing."""
+    other = machine.spawn("b")
+    for process in (pid, other):
+        content = parse_content("const:7")
+        machine.mmap(process, PAGE_SIZE, address=AT, prot="r", content=content)
+        machine.madvise(process, AT, PAGE_SIZE, MERGEABLE)
+    shared = machine.pagemap(pid, AT, PAGE_SIZE)
+    machine.mlock(other, AT, PAGE_SIZE)
+    assert machine.pagemap(other, AT, PAGE_SIZE) == shared
+    machine.mprotect(other, AT, PAGE_SIZE, "rw")
+    assert machine.pagemap(other, AT, PAGE_SIZE) != shared
+    assert machine.pagemap(pid, AT, PAGE_SIZE) == shared
