@@ -53,7 +53,7 @@ kinds = st.sampled_from(["anon", "anon", "anon", "shared-anon", "file-private", 
 described = st.sampled_from(
     ["zero", "const:1", "const:1", "const:2", "index:0", "index:1", "index:3", "pattern:1"]
 ).map(parse_content)
-two_contents = st.lists(described, min_size=2, max_size=2)
+two_contents = st.tuples(described, described) | described.map(lambda one: (one, one))
 Result = tuple[str, Any]
 Act = Callable[[Any], Any]
 
@@ -75,8 +75,8 @@ class Programs(RuleBasedStateMachine):
     @initialize(
         thp=st.sampled_from(["never", "never", "always", "madvise"]),
         checksum_bits=st.sampled_from([1, 2, 4, 8, 32]),
-        run=st.sampled_from([1, 1, 1, 0]),
-        place=st.none() | few_anywhere,
+        run=st.sampled_from([1, 1, 1, 1, 1, 0]),
+        place=few_anywhere | few_anywhere | st.none(),
         contents=two_contents,
     )
     def boot(
@@ -85,7 +85,7 @@ class Programs(RuleBasedStateMachine):
         checksum_bits: int,
         run: int,
         place: Place | None,
-        contents: list[Content],
+        contents: tuple[Content, Content],
     ) -> None:
         self.checksum_bits = checksum_bits
         self.engine = Machine(thp, checksum_bits=checksum_bits)
@@ -165,19 +165,27 @@ class Programs(RuleBasedStateMachine):
         )
 
     @rule(place=few_anywhere, contents=two_contents)
-    def two_with_pages(self, place: Place, contents: list[Content]) -> None:
+    def two_with_pages(self, place: Place, contents: tuple[Content, Content]) -> None:
         """The beginning of most stories: two processes have pages, and advertise them."""
         for number, content in enumerate(contents):
             self.mmap_filled(number, place, content, "rw")
             self.advise(number, place, "mergeable")
 
     @precondition(lambda self: self.model.thp == "always")
-    @rule(number=which, area=st.sampled_from([0, 512]), pages=few_pages, content=described)
-    def mmap_huge(self, number: int, area: int, pages: int, content: Content) -> None:
-        """A whole area and its neighbours, which gets a huge page at the first write."""
+    @rule(
+        number=which,
+        area=st.sampled_from([0, 512]),
+        pages=few_pages,
+        content=st.none() | described,
+    )
+    def mmap_huge(self, number: int, area: int, pages: int, content: Content | None) -> None:
+        """A whole area and its neighbours, which gets a huge page at the first access."""
         address, length = self.range(number, Place(540, max(area - 8, 0)))
         self.both(lambda m: m.mmap(self.pid(number), length, address=address))
-        self.fill(number, Place(pages, area), content)
+        if content is None:
+            self.touch(number, Place(pages, area))
+        else:
+            self.fill(number, Place(pages, area), content)
 
     @rule(number=which, place=places)
     def munmap(self, number: int, place: Place) -> None:
@@ -186,6 +194,24 @@ class Programs(RuleBasedStateMachine):
     @rule(number=which, place=places, prot=prots)
     def mprotect(self, number: int, place: Place, prot: str) -> None:
         self.both(lambda m: m.mprotect(self.pid(number), *self.range(number, place), prot))
+
+    @rule(number=which, place=in_mapping, prot=st.sampled_from(["r", "none"]))
+    def mprotect_and_back(self, number: int, place: Place, prot: str) -> None:
+        """Only the page-table entries are not as before."""
+        self.mprotect(number, place, prot)
+        self.mprotect(number, place, "rw")
+
+    @rule(number=which, mapping=which, to=vpns)
+    def move_mapping(self, number: int, mapping: int, to: int) -> None:
+        """One mapping as a whole."""
+        mappings = self.engine.smaps(self.pid(number))
+        if mappings:
+            at = mappings[mapping % len(mappings)]
+            self.mremap(
+                number,
+                Place((at.end - at.start) // PAGE_SIZE, 0, mapping),
+                Place(1, to),
+            )
 
     @rule(number=which, place=places, to=few)
     def mremap(self, number: int, place: Place, to: Place) -> None:
@@ -205,10 +231,14 @@ class Programs(RuleBasedStateMachine):
     def advertise(self, number: int, place: Place) -> None:
         self.advise(number, place, "mergeable")
 
+    @rule(number=which, place=places)
+    def drop(self, number: int, place: Place) -> None:
+        self.advise(number, place, "dontneed")
+
     @rule(number=which, mapping=which)
     def advertise_mapping(self, number: int, mapping: int) -> None:
         """One mapping as a whole."""
-        mappings = self.model.smaps(self.pid(number))
+        mappings = self.engine.smaps(self.pid(number))
         if mappings:
             at = mappings[mapping % len(mappings)]
             length = at.end - at.start
