@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 _COMMON = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("programs", _COMMON, max_examples=200, stateful_step_count=40)
+settings.register_profile("programs", _COMMON, max_examples=250, stateful_step_count=40)
 settings.register_profile("thorough", _COMMON, max_examples=5000, stateful_step_count=60)
 
 

@@ -171,21 +171,29 @@ class Programs(RuleBasedStateMachine):
             self.mmap_filled(number, place, content, "rw")
             self.advise(number, place, "mergeable")
 
-    @precondition(lambda self: self.model.thp == "always")
+    @precondition(lambda self: self.model.thp != "never")
     @rule(
         number=which,
         area=st.sampled_from([0, 512]),
-        pages=few_pages,
+        advice=st.sampled_from(["hugepage", "nohugepage", "unmergeable"]),
         content=st.none() | described,
+        fork=st.booleans(),
     )
-    def mmap_huge(self, number: int, area: int, pages: int, content: Content | None) -> None:
-        """A whole area and its neighbours, which gets a huge page at the first access."""
-        address, length = self.range(number, Place(540, max(area - 8, 0)))
+    def mmap_huge(
+        self, number: int, area: int, advice: str, content: Content | None, fork: bool
+    ) -> None:
+        """A whole area and its neighbours, which may get a huge page at the first access."""
+        place, first = Place(540, max(area - 8, 0)), Place(2, area)
+        address, length = self.range(number, place)
         self.both(lambda m: m.mmap(self.pid(number), length, address=address))
+        self.advise(number, place, advice)
         if content is None:
-            self.touch(number, Place(pages, area))
+            self.touch(number, first)
         else:
-            self.fill(number, Place(pages, area), content)
+            self.fill(number, first, content)
+        if fork and len(self.pids) < PROCESSES:
+            self.fork(number)
+            self.poke(number, first, 0, b"\1")
 
     @rule(number=which, place=places)
     def munmap(self, number: int, place: Place) -> None:
@@ -197,9 +205,10 @@ class Programs(RuleBasedStateMachine):
 
     @rule(number=which, place=in_mapping, prot=st.sampled_from(["r", "none"]))
     def mprotect_and_back(self, number: int, place: Place, prot: str) -> None:
-        """Only the page-table entries are not as before."""
+        """Only the page-table entries are not as before, as stores tell."""
         self.mprotect(number, place, prot)
         self.mprotect(number, place, "rw")
+        self.poke(number, place, 8, b"\1")
 
     @rule(number=which, mapping=which, to=vpns)
     def move_mapping(self, number: int, mapping: int, to: int) -> None:
@@ -230,6 +239,13 @@ class Programs(RuleBasedStateMachine):
     @rule(number=which, place=few)
     def advertise(self, number: int, place: Place) -> None:
         self.advise(number, place, "mergeable")
+
+    @rule(number=which, place=in_mapping, times=st.integers(1, 3))
+    def advertise_and_store(self, number: int, place: Place, times: int) -> None:
+        """Whether others see the store depends on what the advertisements came to."""
+        for _ in range(times):
+            self.advise(number, place, "mergeable")
+        self.poke(number, place, 8, b"\1")
 
     @rule(number=which, place=places)
     def drop(self, number: int, place: Place) -> None:

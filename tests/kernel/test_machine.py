@@ -2,7 +2,7 @@
 
 import pytest
 
-from dksmfs.kernel.content import PAGE_SIZE, parse_content
+from dksmfs.kernel.content import PAGE_SIZE, StoredContent, parse_content
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, Machine
 
@@ -115,3 +115,58 @@ def test_locked_memory_that_becomes_writable_is_copied_at_once(machine: Machine,
     machine.mprotect(other, AT, PAGE_SIZE, "rw")
     assert machine.pagemap(other, AT, PAGE_SIZE) != shared
     assert machine.pagemap(pid, AT, PAGE_SIZE) == shared
+
+
+def test_memory_that_a_client_changes_makes_its_descriptor_stale(
+    machine: Machine, pid: int
+) -> None:
+    memory = bytearray(PAGE_SIZE)
+    content = StoredContent(memory, stable=False)
+    machine.mmap(pid, PAGE_SIZE, address=AT, content=content)
+    machine.madvise(pid, AT, PAGE_SIZE, MERGEABLE)
+    memory[0] = 1
+    other = machine.spawn("b")
+    machine.mmap(other, PAGE_SIZE, address=AT, content=parse_content("zero"))
+    machine.madvise(other, AT, PAGE_SIZE, MERGEABLE)
+    assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (0, 1)
+
+
+def test_read_of_a_file_maps_sixteen_pages(machine: Machine, pid: int) -> None:
+    machine.mkfile("f", 40, parse_content("index:1"))
+    machine.mmap(pid, 40 * PAGE_SIZE, address=AT, kind="file-private", file="f")
+    machine.touch(pid, AT + 20 * PAGE_SIZE, 1)
+    assert words(machine, pid, 40) == [None] * 16 + list(range(17, 33)) + [None] * 8
+
+
+def mapping_count(machine: Machine, pid: int) -> int:
+    return len(machine.smaps(pid))
+
+
+def test_mapping_that_was_writable_once_stays_apart_from_one_that_never_was(
+    machine: Machine, pid: int
+) -> None:
+    """It counts for overcommit from then on (VM_ACCOUNT)."""
+    for address in (AT, AT + 2 * PAGE_SIZE):
+        machine.mmap(pid, PAGE_SIZE, address=address)
+        machine.mprotect(pid, address, PAGE_SIZE, "r")
+    machine.mmap(pid, PAGE_SIZE, address=AT + PAGE_SIZE, prot="r")
+    assert mapping_count(machine, pid) == 3
+    machine.mprotect(pid, AT, 3 * PAGE_SIZE, "rw")
+    assert mapping_count(machine, pid) == 1
+
+
+def test_neighbours_of_different_protection_are_one_family(machine: Machine, pid: int) -> None:
+    machine.mmap(pid, 2 * PAGE_SIZE, address=AT)
+    machine.mprotect(pid, AT + PAGE_SIZE, PAGE_SIZE, "rwx")
+    machine.fill(pid, AT, 2 * PAGE_SIZE, parse_content("index:1"))
+    assert mapping_count(machine, pid) == 2
+    machine.mprotect(pid, AT + PAGE_SIZE, PAGE_SIZE, "rw")
+    assert mapping_count(machine, pid) == 1  # mappings with pages of two families stay apart
+
+
+def test_mapping_that_came_by_fork_does_not_grow(machine: Machine, pid: int) -> None:
+    machine.mmap(pid, PAGE_SIZE, address=AT, content=parse_content("zero"))
+    child = machine.fork(pid, "child")
+    for process in (pid, child):
+        machine.mmap(process, PAGE_SIZE, address=AT + PAGE_SIZE)
+    assert (mapping_count(machine, pid), mapping_count(machine, child)) == (1, 2)
