@@ -7,30 +7,67 @@ machine (`StoredContent(..., stable=False)`) may change at any time.
 """
 
 import ctypes
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh64_intdigest
 
+from dksmfs.kernel.computed_pages import (
+    checksums_by_first_word,
+    checksums_by_last_words,
+    splitmix_pages,
+)
+
 PAGE_SIZE: Final = 4096
 _WORDS: Final = PAGE_SIZE // 8
 _U64_LIMIT: Final = 1 << 64
-_ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: they stay in the processor's cache
+_ALL: Final = slice(None)
 
-_RUN_PAGES: Final = 64  # pages compared at once: both sides stay in the processor's cache
+_SLICES_PAGES: Final = 1024
+_PAGE_SLICES: Final = tuple(
+    slice(start, start + PAGE_SIZE) for start in range(0, _SLICES_PAGES * PAGE_SIZE, PAGE_SIZE)
+)
+"""The pages of 4 MiB. A memoryview, sliced by what exists already, costs half of an array's row."""
 
-_memcmp = ctypes.CDLL(None).memcmp
+_ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages for them
+
+# From so many pages on, computing checksums without the pages is faster than hashing these.
+_MANY_SEED_PAGES: Final = 128
+_MANY_INDEX_PAGES: Final = 1024
+
+_COMPARED_PAGES: Final = (64, 8, 1)
+"""Pages compared by one call; where it finds a difference, by the next ones. So equal pages take
+few calls, of which both sides fit in the processor's L2 cache, and one that differs some 20."""
+
+_FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
+
+_SAMPLED_WORDS: Final = 170  # one of so many: 0, 170, 340 and 510 of a page, which ends with 511
+_SAMPLE_FACTORS: Final = tuple(
+    np.array(factor, np.uint64)
+    for factor in (
+        0x9E3779B97F4A7C15,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+        0x27D4EB2F165667C5,
+    )
+)
+_HALF_WORD: Final = np.array(32, np.uint64)  # bits
+
+# PyDLL does not let go of the interpreter's lock, which takes longer than comparing a page.
+_memcmp = ctypes.PyDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 Rows = npt.NDArray[np.uint8]  # shape (pages, 4096)
 Indices = npt.NDArray[np.int64]  # page numbers within a content
 Checksums = npt.NDArray[np.uint32]
 Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
 
 def page_checksum(page: bytes | memoryview) -> int:
@@ -38,38 +75,96 @@ def page_checksum(page: bytes | memoryview) -> int:
     return xxh64_intdigest(page) & 0xFFFFFFFF
 
 
-def checksum_rows(rows: Rows | Sequence[Rows]) -> Checksums:
+def checksum_rows(rows: Rows) -> Checksums:
     """The checksum of each row of `rows`."""
-    digests = np.fromiter(map(xxh64_intdigest, rows), np.uint64, len(rows))
+    return _checksum_adjacent(rows.reshape(-1).data)
+
+
+def _checksum_adjacent(memory: memoryview) -> Checksums:
+    """The checksum of each page of `memory`."""
+    checksums = np.empty(len(memory) // PAGE_SIZE, np.uint32)
+    for start in range(0, len(checksums), _SLICES_PAGES):
+        count = min(_SLICES_PAGES, len(checksums) - start)
+        chunk = memory[start * PAGE_SIZE : (start + count) * PAGE_SIZE]
+        pages = map(chunk.__getitem__, _PAGE_SLICES)
+        checksums[start : start + count] = _checksum_each(pages, count)
+    return checksums
+
+
+def _checksum_each(pages: Iterable[Any], count: int) -> Checksums:
+    """The checksums of the first `count` of the pages, any objects that show their bytes."""
+    digests = np.fromiter(map(xxh64_intdigest, pages), np.uint64, count)
     return digests.astype(np.uint32)  # keeps the low 32 bits
 
 
-def equal_pages(left: Addresses, right: Addresses) -> npt.NDArray[np.bool_]:
+def equal_pages(left: Addresses, right: Addresses) -> Mask:
     """Whether the page at address `left[i]` has the same bytes as the one at `right[i]`."""
-    # Pages in a row that shall all equal one page are compared with their predecessors instead:
-    # that is one comparison of memory with itself, and proves the same if it finds no difference.
+    if len(left) <= _FEW_PAGES:
+        return _equal_bytes(left, right, np.full(len(left), PAGE_SIZE))
+    # What is asked twice in a row is answered once: many pages often are compared with one.
+    again = np.zeros(len(left), np.bool_)
+    again[1:] = (left[1:] == left[:-1]) & (right[1:] == right[:-1])
+    asked = ~again & (left != right)
+    if asked.all():
+        return _equal_chains(left, right)
+    equal = ~asked
+    equal[asked] = _equal_chains(left[asked], right[asked])
+    answers: Mask = equal[np.maximum.accumulate(np.where(again, 0, np.arange(len(left))))]
+    return answers
+
+
+def _equal_chains(left: Addresses, right: Addresses) -> Mask:
+    """`equal_pages`; pages in a row that shall all equal one page are compared with their
+    predecessors instead. That is one comparison of memory with itself, and proves the same if it
+    finds no difference."""
     follows = np.zeros(len(left), np.bool_)
-    follows[1:] = (np.diff(left) == PAGE_SIZE) & (np.diff(right) == 0)
-    equal = _equal_runs(left, np.where(follows, left - PAGE_SIZE, right))
-    if follows.any() and not equal.all():
-        equal = _equal_runs(left, right)
+    follows[1:] = (np.diff(left) == PAGE_SIZE) & (right[1:] == right[:-1])
+    if not follows.any():
+        return _equal_runs(left, right, _COMPARED_PAGES)
+    equal = _equal_runs(left, np.where(follows, left - PAGE_SIZE, right), _COMPARED_PAGES)
+    chain = np.cumsum(~follows)
+    broken = np.zeros(len(left) + 1, np.bool_)
+    broken[chain[~equal]] = True
+    unproven = follows & broken[chain]
+    if unproven.any():
+        equal[unproven] = _equal_runs(left[unproven], right[unproven], _COMPARED_PAGES)
     return equal
 
 
-def _equal_runs(left: Addresses, right: Addresses) -> npt.NDArray[np.bool_]:
-    """`equal_pages`, in one go for pages that follow each other on both sides."""
-    equal = np.ones(len(left), np.bool_)
-    follows = (np.diff(left) == PAGE_SIZE) & (np.diff(right) == PAGE_SIZE)
-    starts = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(left)] if len(left) else []
-    for start, end in itertools.pairwise(starts):
-        for at in range(start, end, _RUN_PAGES):
-            run = slice(at, min(at + _RUN_PAGES, end))
-            if _memcmp(int(left[at]), int(right[at]), (run.stop - at) * PAGE_SIZE):
-                equal[run] = [
-                    _memcmp(one, other, PAGE_SIZE) == 0
-                    for one, other in zip(left[run].tolist(), right[run].tolist(), strict=True)
-                ]
+def _equal_runs(left: Addresses, right: Addresses, at_once: tuple[int, ...]) -> Mask:
+    """`equal_pages`, in one go for up to `at_once[0]` pages that follow each other on both sides;
+    by less at once where these differ."""
+    starts = np.ones(len(left), np.bool_)
+    starts[1:] = (np.diff(left) != PAGE_SIZE) | (np.diff(right) != PAGE_SIZE)
+    starts[:: at_once[0]] = True
+    first = np.flatnonzero(starts)
+    pages = np.diff(first, append=len(left))
+    same = _equal_bytes(left[first], right[first], pages * PAGE_SIZE)
+    equal = np.repeat(same, pages)
+    undecided = np.repeat(~same & (pages > 1), pages)
+    if undecided.any():
+        equal[undecided] = _equal_runs(left[undecided], right[undecided], at_once[1:])
     return equal
+
+
+def _equal_bytes(left: Addresses, right: Addresses, sizes: npt.NDArray[np.int64]) -> Mask:
+    """Whether the `sizes[i]` bytes at `left[i]` are those at `right[i]`."""
+    orders = map(_memcmp, left.tolist(), right.tolist(), sizes.tolist())
+    equal: Mask = np.fromiter(orders, np.intc, len(left)) == 0
+    return equal
+
+
+def _fingerprint_rows(rows: Rows, chosen: Indices | slice = _ALL) -> Words:
+    """The fingerprints of the rows at `chosen`."""
+    words = rows.view(np.uint64)
+    # The columns are copied row after row, so that each page of memory is looked at once.
+    sampled = words[chosen, ::_SAMPLED_WORDS].copy().T
+    fingerprints: Words = words[chosen, -1] * _SAMPLE_FACTORS[-1]
+    for column, factor in zip(sampled, _SAMPLE_FACTORS, strict=False):
+        fingerprints ^= column * factor
+    fingerprints ^= fingerprints >> _HALF_WORD
+    fingerprints *= _SAMPLE_FACTORS[0]
+    return fingerprints
 
 
 class Content(ABC):
@@ -77,6 +172,9 @@ class Content(ABC):
 
     stable: bool = True
     """False if the bytes may change behind the machine's back."""
+
+    uniform: bool = False
+    """Whether all pages are known to be alike."""
 
     held_bytes: int = 0
     """What it takes of our own memory; memory that a client shares does not count."""
@@ -91,11 +189,16 @@ class Content(ABC):
 
     def checksums(self, indices: Indices) -> Checksums:
         """The checksums of the pages at `indices`."""
-        parts = [
-            checksum_rows(self.rows(indices[at : at + _ROWS_AT_ONCE]))
-            for at in range(0, len(indices), _ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint32)
+        checksums = np.empty(len(indices), np.uint32)
+        for start in range(0, len(indices), _ROWS_AT_ONCE):
+            here = slice(start, start + _ROWS_AT_ONCE)
+            checksums[here] = checksum_rows(self.rows(indices[here]))
+        return checksums
+
+    def fingerprints(self, indices: Indices) -> Words | None:  # noqa: ARG002
+        """A number that pages with equal bytes share, from a few words of each; None for contents
+        that are described, whose checksums are cheap anyway."""
+        return None
 
 
 class StoredContent(Content):
@@ -108,6 +211,7 @@ class StoredContent(Content):
         self._bytes = np.frombuffer(buffer, np.uint8)
         self._whole = len(self._bytes) // PAGE_SIZE
         self._rows = self._bytes[: self._whole * PAGE_SIZE].reshape(self._whole, PAGE_SIZE)
+        self._memory = self._bytes.data
         self._address = self._bytes.ctypes.data
         self.stable = stable
         self.held_bytes = 0 if isinstance(buffer, memoryview) else len(buffer)
@@ -118,29 +222,53 @@ class StoredContent(Content):
         return -(-len(self._bytes) // PAGE_SIZE)
 
     def rows(self, indices: Indices) -> Rows:
-        count = len(indices)
-        if count and indices[-1] < self._whole:
-            first = int(indices[0])
-            if count == 1 or (indices[-1] - first == count - 1 and (np.diff(indices) == 1).all()):
-                return self._rows[first : first + count]  # a view: nothing is copied
-        rows = np.zeros((count, PAGE_SIZE), np.uint8)
+        adjacent = self._adjacent(indices)
+        if adjacent is not None:
+            return self._rows[adjacent]  # a view: nothing is copied
+        rows = np.zeros((len(indices), PAGE_SIZE), np.uint8)
         whole = indices < self._whole
         rows[whole] = self._rows[indices[whole]]
         tail = self._bytes[self._whole * PAGE_SIZE :]
         rows[~whole, : len(tail)] = tail
         return rows
 
+    def _adjacent(self, indices: Indices) -> slice | None:
+        """The pages as a slice, if they follow each other and are whole."""
+        count = len(indices)
+        if not count or indices[-1] >= self._whole:
+            return None
+        first = int(indices[0])
+        if count == 1 or (indices[-1] - first == count - 1 and (np.diff(indices) == 1).all()):
+            return slice(first, first + count)
+        return None
+
     def checksums(self, indices: Indices) -> Checksums:
-        if len(indices) and indices.max() < self._whole:
-            rows = self._rows
-            return checksum_rows([rows[index] for index in indices.tolist()])  # copies no page
-        return super().checksums(indices)
+        adjacent = self._adjacent(indices)
+        if adjacent is not None:
+            size = slice(adjacent.start * PAGE_SIZE, adjacent.stop * PAGE_SIZE)
+            return _checksum_adjacent(self._memory[size])
+        if len(indices) and indices.max() >= self._whole:
+            return super().checksums(indices)
+        pages = map(self._rows.__getitem__, indices.tolist())
+        return _checksum_each(pages, len(indices))
+
+    def fingerprints(self, indices: Indices) -> Words:
+        adjacent = self._adjacent(indices)
+        if adjacent is not None:
+            return _fingerprint_rows(self._rows[adjacent])
+        whole = indices < self._whole
+        if whole.all():
+            return _fingerprint_rows(self._rows, indices)
+        fingerprints = np.empty(len(indices), np.uint64)
+        fingerprints[whole] = _fingerprint_rows(self._rows, indices[whole])
+        fingerprints[~whole] = _fingerprint_rows(self.rows(indices[~whole]))
+        return fingerprints
 
     def addresses(self, indices: Indices) -> Addresses:
         return np.where(indices < self._whole, self._address + indices * PAGE_SIZE, 0)
 
 
-def _rows_of_words(words: npt.NDArray[np.uint64]) -> Rows:
+def _rows_of_words(words: Words) -> Rows:
     return words.astype("<u8", copy=False).view(np.uint8)
 
 
@@ -158,15 +286,17 @@ class _Described(Content):
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}"
 
-    def _words(self, count: int) -> npt.NDArray[np.uint64]:
+    def _words(self, count: int) -> Words:
         return np.zeros((count, _WORDS), np.uint64)
 
-    def _states(self, indices: Indices) -> npt.NDArray[np.uint64]:
+    def _states(self, indices: Indices) -> Words:
         return indices.astype(np.uint64) + np.uint64(self.value)  # wraps at 2**64
 
 
 class _Uniform(_Described):
     """Pages that are all the same."""
+
+    uniform = True
 
     def checksums(self, indices: Indices) -> Checksums:
         one = checksum_rows(self.rows(np.zeros(1, np.int64)))
@@ -209,6 +339,11 @@ class IndexContent(_Described):
         words[:, 0] = self._states(indices)
         return _rows_of_words(words)
 
+    def checksums(self, indices: Indices) -> Checksums:
+        if len(indices) < _MANY_INDEX_PAGES:
+            return super().checksums(indices)
+        return checksums_by_first_word(self._states(indices))
+
 
 class PatternContent(_Described):
     """Page i: 512 outputs of splitmix64, 8 bytes little-endian each, from state value + i."""
@@ -216,11 +351,7 @@ class PatternContent(_Described):
     kind = "pattern"
 
     def rows(self, indices: Indices) -> Rows:
-        steps = np.arange(1, _WORDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = self._states(indices)[:, None] + steps
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return _rows_of_words(z ^ (z >> np.uint64(31)))
+        return _rows_of_words(splitmix_pages(self._states(indices)))
 
 
 class SeedContent(_Described):
@@ -236,6 +367,11 @@ class SeedContent(_Described):
         words[:, -2] = self.value
         words[:, -1] = indices
         return _rows_of_words(words)
+
+    def checksums(self, indices: Indices) -> Checksums:
+        if len(indices) < _MANY_SEED_PAGES:
+            return super().checksums(indices)
+        return checksums_by_last_words(self.value, indices.astype(np.uint64))
 
 
 _WITH_VALUE: Final[dict[str, Callable[[int], Content]]] = {

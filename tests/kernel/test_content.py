@@ -1,0 +1,247 @@
+"""Contents, many pages at once, against what is true of each page by itself."""
+
+import gc
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xxhash import xxh64_intdigest
+
+from dksmfs.kernel.computed_pages import checksums_by_first_word, checksums_by_last_words
+from dksmfs.kernel.content import (
+    PAGE_SIZE,
+    Content,
+    StoredContent,
+    checksum_rows,
+    equal_pages,
+    page_checksum,
+    parse_content,
+)
+
+MASK = (1 << 64) - 1
+TAIL = b"tail"
+DESCRIBED = ("zero", "const:7", "index:0xfffffffffffffff0", "pattern:5", "seed:9")
+
+words = st.integers(0, MASK)
+word_lists = st.lists(words, min_size=1, max_size=20)
+descriptions = st.one_of(
+    st.just("zero"),
+    st.builds("{}:{}".format, st.sampled_from(["const", "index", "pattern", "seed"]), words),
+)
+
+
+def splitmix64(state: int) -> Iterator[int]:
+    while True:
+        state = state + 0x9E3779B97F4A7C15 & MASK
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & MASK
+        yield z ^ z >> 31
+
+
+def little(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(8, "little") for number in numbers)
+
+
+def page_of(text: str, index: int) -> bytes:
+    """Page `index` of a described content, by its definition."""
+    kind, _, number = text.partition(":")
+    value = int(number or "0", 0)
+    if kind == "pattern":
+        outputs = splitmix64(value + index & MASK)
+        return little(*(next(outputs) for _ in range(512)))
+    if kind == "seed":
+        return bytes(4080) + little(value, index)
+    first = value + index & MASK if kind == "index" else value
+    return little(first) + bytes(4088)
+
+
+def checksum(page: bytes) -> int:
+    return xxh64_intdigest(page) & 0xFFFFFFFF
+
+
+def arrays(*lists: list[int]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    return [np.array(numbers, np.int64) for numbers in lists]
+
+
+# --- described pages ------------------------------------------------------------------------------
+
+
+@given(descriptions, st.lists(st.integers(0, (1 << 32) - 1), max_size=5))
+def test_described_pages_are_as_defined(text: str, indices: list[int]) -> None:
+    content = parse_content(text)
+    pages = [page_of(text, index) for index in indices]
+    assert [row.tobytes() for row in content.rows(np.array(indices, np.int64))] == pages
+    assert content.checksums(np.array(indices, np.int64)).tolist() == list(map(checksum, pages))
+
+
+@pytest.mark.parametrize("text", DESCRIBED)
+@pytest.mark.parametrize("count", [1, 64, 65, 127, 128, 1023, 1024, 1025, 8193])
+def test_however_many_are_hashed_at_once(text: str, count: int) -> None:
+    content = parse_content(text)
+    checksums = content.checksums(np.arange(count))
+    assert len(checksums) == count
+    some = [*range(0, count, 251), count - 1]
+    assert checksums[some].tolist() == [checksum(page_of(text, index)) for index in some]
+
+
+@pytest.mark.parametrize("text", DESCRIBED)
+def test_pages_in_any_order(text: str) -> None:
+    content = parse_content(text)
+    order = np.random.default_rng(1).permutation(1500)
+    assert (content.checksums(order) == content.checksums(np.arange(1500))[order]).all()
+    assert content.rows(order[:200])[199].tobytes() == page_of(text, int(order[199]))
+
+
+@given(word_lists)
+def test_pages_of_one_word(firsts: list[int]) -> None:
+    checksums = checksums_by_first_word(np.array(firsts, np.uint64))
+    assert checksums.tolist() == [checksum(little(word) + bytes(4088)) for word in firsts]
+
+
+@given(words, word_lists)
+def test_pages_that_end_with_two_words(before_last: int, lasts: list[int]) -> None:
+    checksums = checksums_by_last_words(before_last, np.array(lasts, np.uint64))
+    pages = [bytes(4080) + little(before_last, word) for word in lasts]
+    assert checksums.tolist() == list(map(checksum, pages))
+
+
+@pytest.mark.parametrize("text", DESCRIBED)
+def test_described_contents_need_no_fingerprints(text: str) -> None:
+    content = parse_content(text)
+    assert content.fingerprints(np.arange(2)) is None
+    assert content.uniform == (text in ("zero", "const:7"))
+
+
+# --- stored pages ---------------------------------------------------------------------------------
+
+
+def stored_bytes(pages: int) -> bytes:
+    return np.random.default_rng(2).integers(0, 256, pages * PAGE_SIZE, np.uint8).tobytes()
+
+
+@pytest.fixture(scope="module", params=[0, 1, 3], ids="offset {}".format)
+def stored(request: pytest.FixtureRequest) -> tuple[StoredContent, bytes]:
+    """2100 pages and a partial one, at an offset from where words are aligned; and the bytes."""
+    data = stored_bytes(2100) + TAIL
+    return StoredContent(memoryview(bytes(request.param) + data)[request.param :]), data
+
+
+SELECTIONS: tuple[list[int], ...] = (
+    [],
+    [0],
+    [2100],
+    list(range(1, 40)),
+    list(range(1024)),
+    list(range(3, 2101)),
+    list(range(0, 2100, 3)),
+    [5, 4, 3, 2100, 4, 4],
+    [7, 9, 8, 10],
+)
+
+
+@pytest.mark.parametrize("indices", SELECTIONS, ids=lambda indices: f"{len(indices)} pages")
+def test_stored_pages(stored: tuple[StoredContent, bytes], indices: list[int]) -> None:
+    content, data = stored
+    pages = [data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0") for i in indices]
+    (chosen,) = arrays(indices)
+    assert [row.tobytes() for row in content.rows(chosen)] == pages
+    assert content.checksums(chosen).tolist() == list(map(checksum, pages))
+    copied = StoredContent(b"".join(pages)).fingerprints(np.arange(len(indices)))
+    assert (content.fingerprints(chosen) == copied).all()
+
+
+def test_checksums_of_rows() -> None:
+    rows = np.frombuffer(stored_bytes(6), np.uint8).reshape(6, PAGE_SIZE)
+    for some in (rows, rows[:0], rows[::2]):
+        assert checksum_rows(some).tolist() == [page_checksum(row.tobytes()) for row in some]
+
+
+class Rows(Content):
+    """Pages that somebody keeps elsewhere."""
+
+    def __init__(self, rows: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> None:
+        self._rows = rows
+
+    def rows(
+        self, indices: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        return self._rows[indices % len(self._rows)]
+
+
+def test_other_contents_are_hashed_by_their_rows() -> None:
+    rows = np.frombuffer(stored_bytes(7), np.uint8).reshape(7, PAGE_SIZE)
+    expected = [checksum(row.tobytes()) for row in rows]
+    found = Rows(rows).checksums(np.arange(2500)).tolist()
+    assert found == [expected[index % 7] for index in range(2500)]
+    assert not Rows(rows).addresses(np.arange(3)).any()
+
+
+def test_a_content_that_is_gone_lets_memory_be_closed() -> None:
+    with mmap.mmap(-1, 3 * PAGE_SIZE) as memory:
+        content = StoredContent(memoryview(memory), stable=False)
+        for indices in arrays([0, 1, 2], [2, 0]):
+            content.checksums(indices)
+            content.fingerprints(indices)
+            content.rows(indices)
+        with pytest.raises(BufferError):
+            memory.close()
+        del content
+        gc.collect()
+        memory.close()
+
+
+# --- fingerprints ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [0, 170, 340, 510, 511])
+@pytest.mark.parametrize("bit", [0, 31, 32, 63])
+def test_each_bit_of_a_sampled_word_counts(word: int, bit: int) -> None:
+    pages = np.zeros((2, 512), "<u8")
+    pages[1, word] = 1 << bit
+    one, other = StoredContent(pages.tobytes()).fingerprints(np.arange(2)).tolist()
+    assert one != other
+    assert one >> 32 != other >> 32, "the upper half is what hints are found by"
+
+
+def test_equal_words_do_not_cancel_each_other() -> None:
+    places = (0, 170, 340, 510, 511)
+    pages = np.zeros((1 << len(places), 512), "<u8")
+    for page, row in enumerate(pages):
+        row[[place for at, place in enumerate(places) if page >> at & 1]] = 0x0101010101010101
+    fingerprints = StoredContent(pages.tobytes()).fingerprints(np.arange(len(pages)))
+    assert len(np.unique(fingerprints >> np.uint64(32))) == len(pages)
+
+
+def test_pages_that_count_differ_in_the_upper_half() -> None:
+    seed = StoredContent(parse_content("seed:1").rows(np.arange(5000)).tobytes())
+    fingerprints = seed.fingerprints(np.arange(5000))
+    assert len(np.unique(fingerprints >> np.uint64(32))) == 5000
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+KINDS = 4
+MEMORY = np.zeros((200, PAGE_SIZE), np.uint8)
+MEMORY[:, -1] = np.random.default_rng(3).choice(KINDS, 100, p=[0.7, 0.1, 0.1, 0.1]).repeat(2)
+MEMORY[120:, -1] = 0  # a long run of equal pages
+
+pages = st.integers(0, len(MEMORY) - 1)
+runs = st.tuples(pages, pages, st.integers(1, 150), st.integers(0, 1), st.integers(0, 1))
+
+
+@given(st.lists(runs, max_size=8))
+def test_equal_pages(asked: list[tuple[int, int, int, int, int]]) -> None:
+    """Runs on both sides, one page on one side or both, the same pages twice, and single ones."""
+    pairs = [
+        ((left + at * left_step) % len(MEMORY), (right + at * right_step) % len(MEMORY))
+        for left, right, count, left_step, right_step in asked
+        for at in range(count)
+    ]
+    left, right = arrays([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    base = MEMORY.ctypes.data
+    equal = equal_pages(base + left * PAGE_SIZE, base + right * PAGE_SIZE)
+    assert (equal == (MEMORY[left, -1] == MEMORY[right, -1])).all()
+    assert len(equal) == len(pairs)
