@@ -42,11 +42,13 @@ class MemoryMapper:
         if self._mapped >= MAX_MAPPED:
             raise kernel_error(errno.ENOMEM, f"{MAX_MAPPED} memfds are mapped already")
         size, stable = _check(descriptor)
-        return Memory(self._map(descriptor, size) if size else memoryview(b""), stable)
+        return Memory(self._map(descriptor, size, stable) if size else memoryview(b""), stable)
 
-    def _map(self, descriptor: int, size: int) -> memoryview:
+    def _map(self, descriptor: int, size: int, stable: bool) -> memoryview:
+        # Before 6.7, Linux refuses a shared mapping of a sealed memfd, even to read it (EPERM).
+        flags = mmap.MAP_PRIVATE if stable else mmap.MAP_SHARED
         # Not mmap.mmap: before Python 3.13 that keeps a duplicate of the descriptor open.
-        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, flags, descriptor, 0)
         if address == _MAP_FAILED:
             number = ctypes.get_errno()
             raise kernel_error(number, f"cannot map the memfd: {os.strerror(number)}")

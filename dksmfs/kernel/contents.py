@@ -20,6 +20,12 @@ class Contents:
         self._users = [1]  # frames that use each content; the zero page is the first
         self._numbers: dict[Content, int] = {zero: ZERO_CONTENT}
         self._vacant: list[int] = []
+        self.uniform = np.array([True])
+        """Whether all pages of a content are alike, by its number."""
+        self.version = 0
+        """Grows when a content is forgotten, and its number may get another meaning."""
+        self.unstable = 0
+        """How many contents may change unseen."""
         self.held_bytes = 0
         """What all of them take of our own memory."""
 
@@ -35,7 +41,9 @@ class Contents:
             number = self._vacant.pop() if self._vacant else self._append()
             self._contents[number] = content
             self._numbers[content] = number
+            self.uniform[number] = content.uniform
             self.held_bytes += content.held_bytes
+            self.unstable += not content.stable
         return number
 
     def known_number(self, content: Content) -> int:
@@ -45,6 +53,8 @@ class Contents:
     def _append(self) -> int:
         self._contents.append(None)
         self._users.append(0)
+        if len(self._users) > len(self.uniform):
+            self.uniform = np.resize(self.uniform, 2 * len(self.uniform))
         return len(self._contents) - 1
 
     def add_users(self, number: int, count: int) -> None:
@@ -56,11 +66,13 @@ class Contents:
         self._users[number] -= count
         if not self._users[number]:
             self.held_bytes -= self[number].held_bytes
+            self.unstable -= not self[number].stable
             del self._numbers[self[number]]
             self._contents[number] = None
             self._vacant.append(number)
+            self.version += 1
 
-    def check_invariants(self, used: npt.NDArray[np.uint32]) -> None:
+    def check_invariants(self, used: npt.NDArray[np.int64]) -> None:
         """Assert that `used`, the number of each frame's content, is what was counted."""
         users = np.bincount(used, minlength=len(self._users))
         users[ZERO_CONTENT] += 1

@@ -16,33 +16,38 @@ which the frame was first mapped. The entry at that address must be bit for bit 
 a page that is not at home, because it was merged before, usually fails. And the frame merged with
 is not write-protected: its owner goes on writing to it, and all sharers see that.
 
-`_advertise_page` is these rules, page by page. `_advertise_batch` does many pages at once where
-the outcome is known in advance. That is exact: only pages and descriptors with the same checksum
-affect each other, so pages can be taken in groups of one checksum, in any order of the groups.
+`_advertise_page` is these rules, page by page. Where the outcome is known in advance, many pages
+are done at once: see `batch`, and `again` for regions that are the same as one before.
 """
 
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Generator, Iterator
 from enum import Enum
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from dksmfs.kernel.again import Again, Version, origin_of
+from dksmfs.kernel.batch import MERGED, Batch, Decision, Outcome
 from dksmfs.kernel.content import Checksums
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, Pfns
-from dksmfs.kernel.hashtable import HASHTABLE_SIZE, NO_DESCRIPTOR, Hashtable
+from dksmfs.kernel.frames import HUGE_PAGES, Pfns, home_pgoff
+from dksmfs.kernel.hashtable import HASHTABLE_SIZE, Hashtable
+from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.mm import AddressSpace, Memory
-from dksmfs.kernel.paging import ACCESSED, PRESENT, PROTNONE, Flags, PageTable, Span
+from dksmfs.kernel.paging import PRESENT, PROTNONE, Flags
 from dksmfs.kernel.vma import Kind, Vma
 
-MERGED = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean
-SLICE_TABLES = 2  # page tables (1024 pages, a millisecond or two) between two looks at the readers
-WHOLE_TABLES = 128  # ... where nobody looks: larger batches cost a tenth less a page
-_SLICE_PAGES = 32  # pages between two looks where they are taken one by one
+BATCH_PAGES: Final = 128 * HUGE_PAGES
+"""Pages that are decided on together."""
 
-Mask = npt.NDArray[np.bool_]
+SLICED_BATCH_PAGES: Final = 32 * HUGE_PAGES
+"""... where somebody waits for the pauses: deciding takes a millisecond then."""
+
+_STRETCH_PAGES: Final = 1 << 20  # pages of a region that is like one before, done at once
+_PAUSES: Final = 4  # of a batch, while checksums are taken
+_SINGLE_PAGES: Final = 32  # ... and where pages are taken one by one
 
 
 class Verdict(Enum):
@@ -53,15 +58,6 @@ class Verdict(Enum):
     EQUAL = "its frame has the same bytes"
 
 
-@dataclass(slots=True)
-class Batch:
-    """The entries of a part of one mapping: virtual page, frame and flags of each."""
-
-    vpn: npt.NDArray[np.int64]
-    pfn: Pfns
-    flags: Flags
-
-
 class Dksm:
     """The state of DKSM: the switch, the counters, the table."""
 
@@ -70,6 +66,7 @@ class Dksm:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._table = Hashtable()
+        self._again = Again()
         self.run = 0
         self.pages_scanned = 0
         self.pages_merged = 0
@@ -87,170 +84,155 @@ class Dksm:
         if self.run and not value:
             self.pages_scanned = self.pages_merged = self.merging_failed = 0
             self._table = Hashtable()
+            self._again = Again()
             self._memory.frames.untrack_all()
         self.run = value
 
     def advertise(
-        self, mm: AddressSpace, vma: Vma, start: int, end: int, slice_tables: int
+        self, mm: AddressSpace, vma: Vma, first: int, last: int, batch_pages: int
     ) -> Iterator[None]:
-        """Merge or track virtual pages `start` to `end` - 1 of `vma`; yields between slices of so
-        many page tables or less."""
+        """Merge or track virtual pages `first` to `last` - 1 of `vma`, so many at once; yields
+        where others may look at the machine."""
         if not self.run or vma.kind is Kind.HUGETLB:
             return
-        tables = [span for span, _ in mm.tables.existing(start, end)]
-        for at in range(0, len(tables), slice_tables):
-            yield from self._advertise_slice(mm, vma, tables[at : at + slice_tables])
+        for low, high in mm.tables.stretches(first, last, _STRETCH_PAGES):
+            merged = self._again.merge(mm, vma, low, high, self._version)
+            self.pages_scanned += merged
+            self.pages_merged += merged
             yield
-
-    def _advertise_slice(self, mm: AddressSpace, vma: Vma, slice_: list[Span]) -> Iterator[None]:
-        """Reject what cannot be merged, and advertise the rest."""
-        tables = [(span, mm.table(span.area)) for span in slice_]
-        batch = Batch(
-            np.concatenate([np.arange(span.start, span.end) for span, _ in tables]),
-            np.concatenate([table.pfn[span.low : span.high] for span, table in tables]).astype(
-                np.int64
-            ),
-            np.concatenate([table.flags[span.low : span.high] for span, table in tables]),
-        )
-        accepted = self._accepted(batch)
-        self.merging_failed += int(np.count_nonzero(~accepted))
-        candidates = Batch(batch.vpn[accepted], batch.pfn[accepted], batch.flags[accepted])
-        if not len(candidates.vpn):
-            return
-        merged = self._advertise_batch(vma, candidates)
-        batch.pfn[accepted], batch.flags[accepted] = candidates.pfn, candidates.flags
-        if merged.any():
-            _store(tables, batch)
-        for count, vpn in enumerate(candidates.vpn[~merged].tolist(), 1):
-            self._advertise_page(mm, vma, vpn)
-            if count % _SLICE_PAGES == 0:
+            for start, end in mm.tables.stretches(low + merged, high, batch_pages):
+                yield from self._advertise_stretch(mm, vma, start, end, batch_pages // _PAUSES)
                 yield
 
-    def _accepted(self, batch: Batch) -> Mask:
-        """Present, accessible, anonymous (the zero page is not), and not part of a huge page."""
+    @property
+    def _version(self) -> Version:
+        """Changes whenever an outcome may change that is known from before."""
         frames = self._memory.frames
-        accepted: Mask = (
-            (batch.flags & (PRESENT | PROTNONE) == PRESENT)
-            & (frames.anon_vma[batch.pfn] != 0)
-            & (frames.flags[batch.pfn] & COMPOUND == 0)
-        )
-        return accepted
+        return self._table.version, frames.version, frames.contents.version
 
-    # --- many pages at once -----------------------------------------------------------------
+    def _advertise_stretch(
+        self, mm: AddressSpace, vma: Vma, low: int, high: int, pages_at_once: int
+    ) -> Iterator[None]:
+        """Reject what cannot be merged, and advertise the rest."""
+        origin, before = origin_of(mm, vma, low, high), (self._version, self.pages_merged)
+        mm.split_huge_pages(low, high)
+        pfns, flags = mm.tables.entries(low, high)
+        passed = self._passing(pfns, flags)
+        self.merging_failed += len(pfns) - len(passed)
+        if not len(passed):
+            return
+        checksums, twins = yield from self._examine(pfns[passed], pages_at_once)
+        batch = Batch.of(low + passed, pfns[passed], flags[passed], checksums, twins)
+        decision = Decision(self._memory.frames, self._table, vma, batch)
+        outcome = decision.first_outcome()
+        self._apply(mm, batch, outcome)
+        if len(outcome.left):
+            if len(outcome.left) < len(passed):
+                batch = batch.taken(np.sort(outcome.left))
+                decision = Decision(self._memory.frames, self._table, vma, batch)
+            yield from self._advertise_left(mm, vma, batch, decision)
+        if (self._version, self.pages_merged - len(pfns)) == before:
+            mm.tables.join(low, high)
+            if origin is not None:
+                self._again.note(origin, mm.tables.entries(low, high)[0], self._version)
 
-    def _advertise_batch(self, vma: Vma, batch: Batch) -> Mask:
-        """Advertise the pages whose outcome is certain, changing their entries in `batch`;
-        returns which those were.
-
-        Pages are grouped by checksum, with a target for each group: the frame of the newest
-        descriptor, or without one the group's first page, which will be tracked. If all pages of
-        the group have the target's bytes (so the descriptor is not stale), and are at home, each
-        replacement works at the first try.
-        """
+    def _passing(self, pfns: Pfns, flags: Flags) -> Numbers:
+        """The positions of pages that are present, accessible, anonymous (the zero page is not),
+        and not part of a huge page."""
         frames = self._memory.frames
-        checksums = frames.checksums(batch.pfn)
-        order = np.argsort(checksums, kind="stable")
-        is_first = np.ones(len(order), np.bool_)
-        is_first[1:] = checksums[order[1:]] != checksums[order[:-1]]
-        group = np.empty(len(order), np.int64)
-        group[order] = np.cumsum(is_first) - 1
-        first = order[is_first]
+        passing = flags & (PRESENT | PROTNONE) == PRESENT
+        passing &= frames.anonymous(pfns) & ~frames.compound(pfns)
+        return np.flatnonzero(passing)
 
-        known = self._table.lookup(checksums[first])
-        untracked = known == NO_DESCRIPTOR
-        target = np.where(untracked, batch.pfn[first], known)
-        certain = untracked | (frames.mapcount[target] > 0)
+    def _examine(
+        self, pfns: Pfns, pages_at_once: int
+    ) -> Generator[None, None, tuple[Checksums, Pfns]]:
+        """The checksums of frames, and what they are known to equal."""
+        checksums, twins = np.empty(len(pfns), np.uint32), np.empty(len(pfns), np.int64)
+        for start in range(0, len(pfns), pages_at_once):
+            here = slice(start, start + pages_at_once)
+            checksums[here], twins[here] = self._memory.frames.contents.examine(pfns[here])
+            yield
+        return checksums, twins
 
-        alike = np.zeros(len(order), np.bool_)
-        alike[first] = untracked
-        ask = np.flatnonzero(~alike & certain[group])
-        ask = ask[self._at_home(vma, batch.vpn[ask], batch.pfn[ask])]
-        alike[ask] = frames.equal(batch.pfn[ask], target[group[ask]])
-        certain[group[~alike]] = False
-
-        done: Mask = certain[group]
-        tracked = first[untracked & certain]
-        merged = done.copy()
-        merged[tracked] = False
-        self._map_merged(batch, merged, target[group[merged]])
-        self._track(checksums[tracked], batch.pfn[tracked])
-        self.pages_scanned += int(np.count_nonzero(done))
-        return done
-
-    def _at_home(self, vma: Vma, vpn: npt.NDArray[np.int64], pfns: Pfns) -> Mask:
-        """Whether the address derived from each frame is the one its entry is at."""
-        if vma.anon_vma is None:
-            return np.zeros(len(pfns), np.bool_)
-        frames = self._memory.frames
-        index = vma.pgoff + vpn - vma.start
-        home: Mask = (frames.anon_vma[pfns] == vma.anon_vma.root) & (frames.pgoff[pfns] == index)
-        return home
-
-    def _map_merged(self, batch: Batch, merged: Mask, targets: Pfns) -> None:
-        frames = self._memory.frames
-        frames.get(targets)
-        frames.put(batch.pfn[merged])
-        batch.pfn[merged], batch.flags[merged] = targets, MERGED
-        self.pages_merged += len(targets)
+    def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> None:
+        """Let entries, counts and the table become what was decided."""
+        frames, merged, tracked = self._memory.frames, outcome.merged, outcome.tracked
+        frames.get(compact(outcome.targets))
+        frames.put(compact(batch.pfn[merged]))
+        mm.tables.set_entries(batch.vpn[merged], outcome.targets, MERGED)
+        self._track(batch.checksum[tracked], batch.pfn[tracked])
+        self.pages_scanned += len(merged) + len(tracked)
+        self.pages_merged += len(merged)
+        self.merging_failed += outcome.failed
 
     def _track(self, checksums: Checksums, pfns: Pfns) -> None:
-        self._memory.frames.track(pfns)
-        self._table.add(checksums, pfns)
+        if len(pfns):
+            new = self._table.add(checksums, pfns)
+            self._memory.frames.track(compact(pfns[new]))
 
-    # --- page by page -----------------------------------------------------------------------
+    # --- what is left -----------------------------------------------------------------------
 
-    def _advertise_page(self, mm: AddressSpace, vma: Vma, vpn: int) -> None:
+    def _advertise_left(
+        self, mm: AddressSpace, vma: Vma, batch: Batch, decision: Decision
+    ) -> Iterator[None]:
+        """Advertise pages that are not at home, or that not all are alike."""
+        outcome = decision.outcome(mm.tables.entries_at)
+        self._apply(mm, batch, outcome)
+        yield
+        left = outcome.left
+        pages = zip(batch.vpn[left].tolist(), batch.checksum[left].tolist(), strict=True)
+        for count, (vpn, checksum) in enumerate(pages, 1):
+            self._advertise_page(mm, vma, vpn, checksum)
+            if count % _SINGLE_PAGES == 0:
+                yield
+
+    def _advertise_page(self, mm: AddressSpace, vma: Vma, vpn: int, checksum: int) -> None:
         """Look one page up, and merge or track it."""
         frames = self._memory.frames
         pfn, flags = mm.tables.entry(vpn)
-        page = np.array([pfn])
-        checksum = frames.checksums(page)
         self.pages_scanned += 1
-        verdicts: dict[int, Verdict] = {}  # a frame can have thousands of descriptors
-        for slot, other in self._table.chain(int(checksum[0])):
-            if other not in verdicts:
-                verdicts[other] = self._judge(page, checksum, other)
-            if verdicts[other] is Verdict.STALE:
+        for slot, other, count in self._table.chain(checksum):
+            verdict = self._judge(pfn, checksum, other)
+            if verdict is Verdict.STALE:
                 self._table.remove(slot)
                 frames.untrack(other)
-            elif verdicts[other] is Verdict.EQUAL:
+            elif verdict is Verdict.EQUAL:
                 if self._replace(mm, vma, pfn, flags, other):
                     self.pages_merged += 1
                     return
-                self.merging_failed += 1
-        self._track(checksum, page)
+                self.merging_failed += count
+        self._track(np.array([checksum], np.uint32), np.array([pfn]))
 
-    def _judge(self, page: Pfns, checksum: Checksums, other: int) -> Verdict:
+    def _judge(self, pfn: int, checksum: int, other: int) -> Verdict:
         """What a descriptor of frame `other` is to a page with the same checksum."""
-        frames = self._memory.frames
-        candidate = np.array([other])
-        if not frames.mapcount[other] or frames.checksums(candidate)[0] != checksum[0]:
+        contents = self._memory.frames.contents
+        page, candidate = np.array([pfn]), np.array([other])
+        if not self._memory.frames.mapcounts(candidate)[0]:
             return Verdict.STALE
-        return Verdict.EQUAL if frames.equal(page, candidate)[0] else Verdict.COLLISION
+        if contents.checksums(candidate)[0] != checksum:
+            return Verdict.STALE
+        return Verdict.EQUAL if contents.equal(page, candidate)[0] else Verdict.COLLISION
 
     def _replace(self, mm: AddressSpace, vma: Vma, pfn: int, flags: int, target: int) -> bool:
         """Let the entry at the address derived from frame `pfn` point to `target`, if that entry
         is `pfn` and `flags` (page_address_in_vma, pte_same)."""
         frames = self._memory.frames
-        if vma.anon_vma is None or frames.anon_vma[pfn] != vma.anon_vma.root:
+        place = int(frames.homes(np.array([pfn]))[0])
+        pgoff = None if vma.anon_vma is None else home_pgoff(place, vma.anon_vma.root)
+        if pgoff is None:
             return False
-        vpn = vma.start + int(frames.pgoff[pfn]) - vma.pgoff
-        table = mm.tables.get(vpn // HUGE_PAGES)
-        if not vma.start <= vpn < vma.end or not isinstance(table, PageTable):
+        vpn = vma.start + pgoff - vma.pgoff
+        if not vma.start <= vpn < vma.end or mm.tables.entry(vpn) != (pfn, flags):
             return False
-        at = vpn % HUGE_PAGES
-        if (table.pfn[at], table.flags[at]) != (pfn, flags):
-            return False
-        frames.get(np.array([target]))
-        frames.put(np.array([pfn]))
-        table.pfn[at], table.flags[at] = target, MERGED
+        frames.get(range(target, target + 1))
+        frames.put(range(pfn, pfn + 1))
+        mm.tables.set_entries(np.array([vpn]), np.array([target]), MERGED)
         return True
 
     def check_invariants(self) -> None:
         """Assert that each frame counts its descriptors, and that counters fit together."""
-        frames = self._memory.frames
-        tracked = np.bincount(self._table.pfns(), minlength=len(frames.tracked))
-        assert (tracked == frames.tracked).all(), "a frame counts other descriptors than there are"
+        self._memory.frames.check_tracked(Counter(self._table.frames().tolist()))
         assert self.pages_merged <= self.pages_scanned
         if not self.run:
             counters = (
@@ -260,13 +242,3 @@ class Dksm:
                 len(self._table),
             )
             assert counters == (0, 0, 0, 0), "a stopped DKSM shows zeros"
-
-
-def _store(tables: list[tuple[Span, PageTable]], batch: Batch) -> None:
-    """Write the entries of `batch` back to the tables they came from."""
-    at = 0
-    for span, table in tables:
-        count = span.high - span.low
-        table.pfn[span.low : span.high] = batch.pfn[at : at + count]
-        table.flags[span.low : span.high] = batch.flags[at : at + count]
-        at += count

@@ -4,10 +4,13 @@
 that the hardware sets; `populate` is what mlock does, which only faults.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, ZERO_PFN, Pfns
+from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN, Pfns, home
+from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.mm import AddressSpace
 from dksmfs.kernel.pagecache import NO_PAGE, File
 from dksmfs.kernel.paging import (
@@ -18,6 +21,7 @@ from dksmfs.kernel.paging import (
     WRITTEN,
     HugePage,
     PageTable,
+    Run,
     Span,
     spans,
 )
@@ -38,12 +42,7 @@ def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
         limit = min(vma.end, end)
         populate(mm, vma, vpn, limit, write=write)
         vpn = limit
-    bits = np.uint8(ACCESSED | DIRTY if write else ACCESSED)
-    for span, table in mm.tables.existing(start, end):
-        if isinstance(table, HugePage):
-            table.flags |= int(bits)
-        else:
-            table.flags[span.low : span.high] |= bits
+    mm.tables.add_bits(start, end, ACCESSED | DIRTY if write else ACCESSED)
 
 
 def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> tuple[int, str | None]:
@@ -90,17 +89,50 @@ def end_of_file(vma: Vma) -> int:
 
 def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> None:
     """Fault in the pages of a range within `vma`, for a read or a write."""
-    for span in spans(start, end):
-        if vma.kind is Kind.HUGETLB:
-            _fault_hugetlb(mm, span.area, write)
-        elif not _fault_huge(mm, vma, span.area, write):
-            table = mm.table(span.area)
-            if not write:
-                _read_fault(mm, vma, span, table)
-            elif vma.shared:
-                _write_fault_shared(mm, vma, span, table)
-            else:
-                _write_fault_private(mm, vma, span, table)
+    if vma.kind is Kind.ANON:
+        _map_fresh(mm, vma, start, end, write)
+    for low, high in _not_served(mm, start, end, write):
+        for span in spans(low, high):
+            _fault(mm, vma, span, write)
+
+
+def _map_fresh(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
+    """do_anonymous_page for all pages in areas without a page table, at once: each gets a frame
+    of its own, or the zero page."""
+    for low, high in mm.tables.absent_areas(start, end):
+        if mm.huge_possible(vma):
+            continue
+        if write:
+            place = home(mm.prepare_anon_vma(vma), vma.linear_page_index(low))
+            pfns = mm.frames.allocate_anonymous(high - low, place)
+            mm.tables.store(low, pfns, PRESENT | WRITTEN)
+        else:
+            mm.tables.add_run(Run(low, high, ZERO_PFN, 0, PRESENT | ACCESSED))
+
+
+def _not_served(mm: AddressSpace, start: int, end: int, write: bool) -> Iterator[tuple[int, int]]:
+    """The range without the runs whose entries allow the access as they are."""
+    wanted = PRESENT | WRITE if write else PRESENT
+    for part in mm.tables.look(start, end):
+        if isinstance(part, Run) and part.flags & wanted == wanted:
+            if start < part.start:
+                yield start, part.start
+            start = part.end
+    if start < end:
+        yield start, end
+
+
+def _fault(mm: AddressSpace, vma: Vma, span: Span, write: bool) -> None:
+    if vma.kind is Kind.HUGETLB:
+        _fault_hugetlb(mm, span.area, write)
+    elif not _fault_huge(mm, vma, span.area, write):
+        table = mm.table(span.area)
+        if not write:
+            _read_fault(mm, vma, span, table)
+        elif vma.shared:
+            _write_fault_shared(mm, vma, span, table)
+        else:
+            _write_fault_private(mm, vma, span, table)
 
 
 # --- huge pages -----------------------------------------------------------------------------
@@ -108,14 +140,14 @@ def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -
 
 def _fault_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> bool:
     """Serve the fault by a huge page, if it can be (create_huge_pmd, do_huge_pmd_wp_page)."""
-    huge = mm.tables.get(area)
-    if huge is None and mm.huge_allowed(vma, area):
+    if area not in mm.tables and mm.huge_allowed(vma, area):
         mm.tables[area] = _new_huge(mm, vma, area, write)
         return True
-    if not isinstance(huge, HugePage):
+    huge = mm.tables.huge(area)
+    if huge is None:
         return False
     if write and not huge.flags & WRITE:
-        parts = mm.frames.mapcount[huge.pfn : huge.pfn + HUGE_PAGES]
+        parts = mm.frames.mapcounts(huge.pfn + np.arange(HUGE_PAGES))
         if huge.zero or parts.max() > 1:
             return False
         huge.flags |= WRITTEN
@@ -127,9 +159,8 @@ def _new_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> HugePage:
     if not write:
         return HugePage(ZERO_PFN, PRESENT | ACCESSED)
     head = mm.frames.allocate_huge()
-    parts = np.arange(head, head + HUGE_PAGES)
-    mm.frames.anon_vma[parts] = family
-    mm.frames.pgoff[parts] = vma.linear_page_index(area * HUGE_PAGES) + np.arange(HUGE_PAGES)
+    place = home(family, vma.linear_page_index(area * HUGE_PAGES))
+    mm.frames.make_anonymous(range(head, head + HUGE_PAGES), range(place, place + HUGE_PAGES))
     mm.frames.get_huge(head)
     return HugePage(head, PRESENT | WRITTEN)
 
@@ -140,14 +171,14 @@ def _fault_hugetlb(mm: AddressSpace, area: int, write: bool) -> None:
     assert not isinstance(huge, PageTable)
     if huge is not None and (not write or huge.flags & WRITE):
         return
-    if huge is not None and mm.frames.mapcount[huge.pfn] == 1:
+    if huge is not None and mm.frames.mapcounts(np.array([huge.pfn]))[0] == 1:
         huge.flags |= WRITTEN
         return
     head = mm.frames.allocate_huge()
     mm.frames.get_huge(head)
     if huge is not None:
         every = np.arange(HUGE_PAGES)
-        mm.frames.copy_content(huge.pfn + every, head + every)
+        mm.frames.contents.copy(huge.pfn + every, head + every)
         mm.frames.put_huge(huge.pfn)
     mm.tables[area] = HugePage(head, PRESENT | (WRITTEN if write else ACCESSED))
 
@@ -219,7 +250,7 @@ def _write_fault_private(mm: AddressSpace, vma: Vma, span: Span, table: PageTabl
     if not len(at):
         return
     pfns = table.pfn[at].astype(np.int64)
-    anonymous = mm.frames.anon_vma[pfns] != 0
+    anonymous = mm.frames.anonymous(pfns)
     reused = np.zeros(len(at), np.bool_)
     if anonymous.any():
         reused[anonymous] = _sole_user(mm, pfns[anonymous])
@@ -236,11 +267,11 @@ def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
 
     A frame that several of the entries map, and nobody else, is copied for all but the last.
     """
-    sole: npt.NDArray[np.bool_] = mm.frames.mapcount[pfns] == 1
+    sole: npt.NDArray[np.bool_] = mm.frames.mapcounts(pfns) == 1
     _, last, counts = np.unique(pfns[::-1], return_index=True, return_counts=True)
     last = len(pfns) - 1 - last
-    sole[last[mm.frames.mapcount[pfns[last]] == counts]] = True
-    compound = mm.frames.flags[pfns] & COMPOUND != 0
+    sole[last[mm.frames.mapcounts(pfns[last]) == counts]] = True
+    compound = mm.frames.compound(pfns)
     for head in np.unique(pfns[compound] // HUGE_PAGES * HUGE_PAGES).tolist():
         members = np.flatnonzero(pfns // HUGE_PAGES * HUGE_PAGES == head)
         sole[members] = False
@@ -260,11 +291,10 @@ def _copy_pages(mm: AddressSpace, vma: Vma, span: Span, table: PageTable, at: Po
     if vma.file is not None:
         for position in np.flatnonzero(~present).tolist():
             source[position] = vma.file.page(mm.frames, int(index[position]))
-    new = mm.frames.allocate(len(at))
+    new = numbers(mm.frames.allocate(len(at)))
     copied = source != ZERO_PFN
-    mm.frames.copy_content(source[copied], new[copied])
-    mm.frames.anon_vma[new] = family
-    mm.frames.pgoff[new] = index
+    mm.frames.contents.copy(source[copied], new[copied])
+    mm.frames.make_anonymous(new, home(family, 0) + index)
     mm.frames.get(new)
     table.pfn[at], table.flags[at] = new, PRESENT | WRITTEN
     mm.frames.put(old[old != ZERO_PFN])

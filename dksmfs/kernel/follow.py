@@ -15,10 +15,10 @@ import numpy.typing as npt
 from dksmfs.kernel import faults
 from dksmfs.kernel import mmap as calls
 from dksmfs.kernel.content import Content, Indices
-from dksmfs.kernel.frames import COMPOUND, HUGE_PAGES, Pfns
+from dksmfs.kernel.frames import Pfns
 from dksmfs.kernel.mm import AddressSpace
 from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import PROTNONE, WRITE, HugePage, PageTable, Span, spans
+from dksmfs.kernel.paging import PROTNONE, WRITE, PageTable, Run, Span, spans
 from dksmfs.kernel.vma import Kind, Prot, Vma, VmaFlag
 
 Mask = npt.NDArray[np.bool_]
@@ -139,13 +139,13 @@ def _follow_span(mm: AddressSpace, vma: Vma, span: Span, real: Area) -> None:
         states = np.where(states == State.ANON, State.FILE, states).astype(np.uint8)
     if not states.any() and span.area not in mm.tables:
         return
-    if isinstance(mm.tables.get(span.area), HugePage) and not (span.whole and not states.any()):
+    if mm.tables.huge(span.area) is not None and not (span.whole and not states.any()):
         return  # all of it is present, whatever the real process touched
     _drop(mm, span, states, real)
     pfns, flags = mm.tables.entries(span.start, span.end)
-    anonymous = mm.frames.anon_vma[pfns] != 0
+    anonymous = mm.frames.anonymous(pfns)
     wanted = states == State.ANON
-    small = mm.frames.flags[pfns] & COMPOUND == 0
+    small = ~mm.frames.compound(pfns)
     differs = wanted & anonymous & small
     differs[differs] = _differs(mm, pfns[differs], real.content, real.indices[differs])
     written = wanted & (~anonymous | differs)
@@ -160,8 +160,8 @@ def _follow_span(mm: AddressSpace, vma: Vma, span: Span, real: Area) -> None:
 def _drop(mm: AddressSpace, span: Span, states: States, real: Area) -> None:
     """Unmap pages that went, or have another frame: a write after a fork, or a drop and a fault."""
     pfns, flags = mm.tables.entries(span.start, span.end)
-    anonymous = mm.frames.anon_vma[pfns] != 0
-    small = mm.frames.flags[pfns] & COMPOUND == 0
+    anonymous = mm.frames.anonymous(pfns)
+    small = ~mm.frames.compound(pfns)
     gone = (flags != 0) & small
     gone &= (states == State.ABSENT) | (anonymous & ((states != State.ANON) | real.changed))
     if span.whole and not states.any():
@@ -172,18 +172,18 @@ def _drop(mm: AddressSpace, span: Span, states: States, real: Area) -> None:
 
 def _differs(mm: AddressSpace, pfns: Pfns, content: Content, indices: Indices) -> Mask:
     """Whether frame `pfns[i]` holds other bytes than page `indices[i]` of `content`."""
-    differs: Mask = ~mm.frames.refers_to(pfns, content, indices)
+    differs: Mask = ~mm.frames.contents.refers_to(pfns, content, indices)
     if differs.any():
         pfns, indices = pfns[differs], indices[differs]
-        differs[differs] = (mm.frames.rows(pfns) != content.rows(indices)).any(axis=1)
+        differs[differs] = (mm.frames.contents.rows(pfns) != content.rows(indices)).any(axis=1)
     return differs
 
 
 def _set_written(mm: AddressSpace, vma: Vma, span: Span, written: Mask, real: Area) -> None:
     """Give freshly written pages their content, and the mapping's protection."""
     pfns, _ = mm.tables.entries(span.start, span.end)
-    mm.frames.set_content(pfns[written], real.content, real.indices[written])
-    table = mm.tables[span.area]
+    mm.frames.contents.set(pfns[written], real.content, real.indices[written])
+    table = mm.tables.get(span.area)
     if vma.writable or not isinstance(table, PageTable):
         return
     flags = table.flags[span.low : span.high]
@@ -195,16 +195,19 @@ def _set_written(mm: AddressSpace, vma: Vma, span: Span, written: Mask, real: Ar
 def take_over(mm: AddressSpace, lost: Content, content: Content, first: int) -> None:
     """Where this address space maps frames whose content is `lost`, let its own pages, virtual
     page `first` + i being page i of `content`, be the content from now on."""
-    for area, table in mm.tables.items():
-        if isinstance(table, HugePage):
+    for part in mm.tables.everything():
+        if isinstance(part, Run):
+            start, pfns = part.start, part.entries()
+        elif isinstance(part[1], PageTable):
+            start, pfns = part[0].start, part[1].pfn.astype(np.int64)
+        else:
             continue
-        pfns = table.pfn.astype(np.int64)
-        at = np.flatnonzero(mm.frames.has_content(pfns, lost))
-        indices = area * HUGE_PAGES + at - first
+        at = np.flatnonzero(mm.frames.contents.holds(pfns, lost))
+        indices = start + at - first
         within = (indices >= 0) & (indices < 1 << 32)
         _, once = np.unique(pfns[at], return_index=True)
         chosen = once[within[once]]
-        mm.frames.set_content(pfns[at[chosen]], content, indices[chosen])
+        mm.frames.contents.set(pfns[at[chosen]], content, indices[chosen])
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:

@@ -16,13 +16,13 @@ import numpy as np
 from dksmfs.kernel import faults
 from dksmfs.kernel import mmap as calls
 from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent
-from dksmfs.kernel.dksm import SLICE_TABLES, WHOLE_TABLES, Dksm
+from dksmfs.kernel.dksm import BATCH_PAGES, SLICED_BATCH_PAGES, Dksm
 from dksmfs.kernel.errors import AccessFault, kernel_error
-from dksmfs.kernel.frames import CACHED, COMPOUND, HUGE_PAGES
+from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
 from dksmfs.kernel.mm import AddressSpace, Memory, Thp
 from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import HugePage, PageTable
+from dksmfs.kernel.paging import HugePage, Part, Run
 from dksmfs.kernel.smaps import MappingInfo, mapping_info, present_pages
 from dksmfs.kernel.vma import Kind, Prot
 
@@ -138,7 +138,7 @@ class Machine:
         """
         if pages < 1:
             raise kernel_error(errno.EINVAL, "a file has at least one page")
-        self.memory.frames.require_storage(content.held_bytes)
+        self.memory.frames.contents.require_storage(content.held_bytes)
         file = File(pages)
         file.write(self.memory.frames, content)
         file.linked = True
@@ -169,7 +169,7 @@ class Machine:
             raise kernel_error(errno.EINVAL, "a mapping has at least one byte")
         if content is not None:
             self.memory.frames.require(_pages(length))
-            self.memory.frames.require_storage(content.held_bytes)
+            self.memory.frames.contents.require_storage(content.held_bytes)
         mapped = self._file(what, file)
         start = None if address is None else _page(address)
         first = wanted if content is None else wanted | Prot.READ | Prot.WRITE
@@ -222,7 +222,7 @@ class Machine:
 
     def madvise(self, pid: int, address: int, length: int, advice: int) -> None:
         """madvise(2); `advice` is one of `ADVICE`, others are EINVAL."""
-        for _ in self._madvise(pid, address, length, advice, WHOLE_TABLES):
+        for _ in self._madvise(pid, address, length, advice, BATCH_PAGES):
             pass
 
     def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
@@ -230,16 +230,16 @@ class Machine:
 
         Nothing may change the machine in a pause; failures are raised when asked for the next.
         """
-        return self._madvise(pid, address, length, advice, SLICE_TABLES)
+        return self._madvise(pid, address, length, advice, SLICED_BATCH_PAGES)
 
     def _madvise(
-        self, pid: int, address: int, length: int, advice: int, slice_tables: int
+        self, pid: int, address: int, length: int, advice: int, batch_pages: int
     ) -> Iterator[None]:
         mm = self._mm(pid)
         start, end = advised_range(address, length, advice)
         for vma, low, high in advised_mappings(mm, start, end):
             if advice == Advice.MERGEABLE:
-                yield from self.dksm.advertise(mm, vma, low, high, slice_tables)
+                yield from self.dksm.advertise(mm, vma, low, high, batch_pages)
             elif advice != Advice.UNMERGEABLE:
                 apply_advice(mm, vma, low, high, Advice(advice))
 
@@ -252,13 +252,13 @@ class Machine:
         self._access(mm, start, end, write=False)
         pfns, _ = mm.tables.entries(start, end)
         offset = address % PAGE_SIZE
-        return self.memory.frames.rows(pfns).tobytes()[offset : offset + length]
+        return self.memory.frames.contents.rows(pfns).tobytes()[offset : offset + length]
 
     def write(self, pid: int, address: int, data: bytes) -> None:
         """The process stores bytes; at an `AccessFault` the pages before are written."""
         mm = self._mm(pid)
         start, end = _outer_range(address, len(data))
-        self.memory.frames.require_storage((end - start) * PAGE_SIZE)
+        self.memory.frames.contents.require_storage((end - start) * PAGE_SIZE)
         # A page that is written in part is copied with what the stores before have left in it.
         whole = address + -address % PAGE_SIZE
         tail = max(whole, (address + len(data)) // PAGE_SIZE * PAGE_SIZE)
@@ -271,7 +271,7 @@ class Machine:
             vpn = address // PAGE_SIZE
             self._access(mm, vpn, vpn + 1, write=True)
             pfn, _ = mm.tables.entry(vpn)
-            self.memory.frames.overwrite(pfn, address % PAGE_SIZE, data)
+            self.memory.frames.contents.overwrite(pfn, address % PAGE_SIZE, data)
 
     def _write_pages(self, mm: AddressSpace, address: int, data: bytes) -> None:
         if data:
@@ -283,19 +283,23 @@ class Machine:
         at an `AccessFault` the pages before are stored."""
         mm = self._mm(pid)
         start, end = _range(address, length)
-        self.memory.frames.require_storage(content.held_bytes)
+        self.memory.frames.contents.require_storage(content.held_bytes)
         self._fill(mm, start, end, content)
 
     def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> None:
         fault = self._access_some(mm, start, end, write=True)
         end = end if fault is None else fault.address // PAGE_SIZE
-        pfns, _ = mm.tables.entries(start, end)
-        pages = np.arange(len(pfns))
-        if (self.memory.frames.flags[pfns] & CACHED).any():
+        frames = self.memory.frames
+        for part in mm.tables.look(start, end):
+            if isinstance(part, Run):
+                pages = range(part.start - start, part.end - start)
+                frames.contents.set(part.frames, content, pages)
+        pfns, positions = mm.tables.opened_entries(start, end)
+        if frames.cached(pfns).any():
             # Two pages may be one frame, of a file mapped twice: the last store counts.
             pfns, backwards = np.unique(pfns[::-1], return_index=True)
-            pages = len(pages) - 1 - backwards
-        self.memory.frames.set_content(pfns, content, pages)
+            positions = positions[len(positions) - 1 - backwards]
+        frames.contents.set(pfns, content, positions)
         if fault is not None:
             raise fault
 
@@ -323,7 +327,7 @@ class Machine:
         """The frame of each page of the range (/proc/PID/pagemap)."""
         frames = self.memory.frames
         pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
-        huge = frames.flags[pfns] & COMPOUND != 0
+        huge = frames.compound(pfns)
         return [
             PageInfo(pfn if present else None, bool(present) and pfn < HUGE_PAGES, part)
             for pfn, present, part in zip(pfns.tolist(), flags.tolist(), huge.tolist(), strict=True)
@@ -334,8 +338,9 @@ class Machine:
         frames = self.memory.frames
         pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
         present = pfns[flags != 0]
-        words = np.ascontiguousarray(frames.rows(present)[:, :8]).view("<u8")[:, 0].tolist()
-        known = iter(zip(words, frames.checksums(present).tolist(), strict=True))
+        rows = frames.contents.rows(present)
+        words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
+        known = iter(zip(words, frames.contents.checksums(present).tolist(), strict=True))
         return [next(known) if flag else None for flag in flags.tolist()]
 
     def smaps(self, pid: int) -> list[MappingInfo]:
@@ -347,8 +352,8 @@ class Machine:
         mapped: Counter[int] = Counter()
         for process in self._processes.values():
             process.mm.check_invariants()
-            for table in process.mm.tables.values():
-                mapped.update(_mapped_frames(table))
+            for part in process.mm.tables.everything():
+                mapped.update(_mapped_frames(part))
         self.memory.frames.check_invariants(mapped)
         self.dksm.check_invariants()
 
@@ -362,8 +367,10 @@ def parse_prot(text: str) -> Prot:
     return Prot(sum(_PROT_LETTERS[letter] for letter in text))
 
 
-def _mapped_frames(table: PageTable | HugePage) -> list[int]:
-    entries = table.split() if isinstance(table, HugePage) else table
+def _mapped_frames(part: Part) -> list[int]:
+    if isinstance(part, Run):
+        return [pfn for pfn in part.entries().tolist() if pfn]
+    entries = part[1].split() if isinstance(part[1], HugePage) else part[1]
     return [pfn for pfn in entries.pfn.tolist() if pfn]
 
 

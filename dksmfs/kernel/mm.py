@@ -9,8 +9,9 @@ from enum import Enum
 import numpy as np
 
 from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN, Frames, Pfns
+from dksmfs.kernel.page_tables import PageTables
 from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import PRESENT, HugePage, PageTable, PageTables
+from dksmfs.kernel.paging import PRESENT, HugePage, PageTable, Run
 from dksmfs.kernel.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
 
 
@@ -54,11 +55,15 @@ class AddressSpace:
 
         transhuge_vma_suitable and __transparent_hugepage_enabled.
         """
-        if vma.kind is not Kind.ANON or vma.flags & VmaFlag.NOHUGEPAGE:
-            return False
         if not vma.start <= area * HUGE_PAGES <= vma.end - HUGE_PAGES:
             return False
-        if self.frames.room < HUGE_PAGES:
+        return self.frames.room >= HUGE_PAGES and self.huge_possible(vma)
+
+    def huge_possible(self, vma: Vma) -> bool:
+        """Whether a mapping may have huge pages, where there is room for them."""
+        if vma.kind is not Kind.ANON or vma.flags & VmaFlag.NOHUGEPAGE:
+            return False
+        if -(-vma.start // HUGE_PAGES) >= vma.end // HUGE_PAGES:
             return False
         if self.memory.thp is Thp.MADVISE:
             return bool(vma.flags & VmaFlag.HUGEPAGE)
@@ -82,8 +87,8 @@ class AddressSpace:
 
     def _split_huge_at(self, vpn: int) -> None:
         """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
-        huge = self.tables.get(vpn // HUGE_PAGES)
-        if vpn % HUGE_PAGES and isinstance(huge, HugePage):
+        huge = self.tables.huge(vpn // HUGE_PAGES)
+        if vpn % HUGE_PAGES and huge is not None:
             self._split_huge(vpn // HUGE_PAGES, huge)
 
     def _split_huge(self, area: int, huge: HugePage) -> PageTable:
@@ -95,11 +100,15 @@ class AddressSpace:
     def zap(self, start: int, end: int) -> None:
         """Make the pages absent; tables stay, except for huge pages that go as a whole."""
         dropped: list[Pfns] = []
-        for span, table in list(self.tables.existing(start, end)):
+        for part in self.tables.parts(start, end):
+            if isinstance(part, Run):
+                self._zap_run(part)
+                continue
+            span, table = part
             if isinstance(table, HugePage) and span.whole:
                 if not table.zero:
                     self.frames.put_huge(table.pfn)
-                del self.tables[span.area]
+                self.tables.drop(span.area, span.area + 1)
                 continue
             table = self.table(span.area)
             pfns, flags = table.pfn[span.low : span.high], table.flags[span.low : span.high]
@@ -108,6 +117,26 @@ class AddressSpace:
             flags[:] = 0
         if dropped:
             self.frames.put(np.concatenate(dropped))
+
+    def split_huge_pages(self, start: int, end: int) -> None:
+        """Let the huge pages that the range reaches into be mapped by entries."""
+        for part in self.tables.look(start, end):
+            if not isinstance(part, Run):
+                self.table(part[0].area)
+
+    def get_run(self, run: Run) -> None:
+        """Count the entries of a run that is about to be mapped."""
+        if run.step:
+            self.frames.get(run.frames)
+        elif run.pfn != ZERO_PFN:
+            self.frames.get_often(run.pfn, run.pages)
+
+    def _zap_run(self, run: Run) -> None:
+        if run.step:
+            self.frames.put(run.frames)
+        elif run.pfn != ZERO_PFN:
+            self.frames.put_often(run.pfn, run.pages)
+        run.pfn, run.step, run.flags = ZERO_PFN, 0, 0
 
     def remove(self, vmas: list[Vma]) -> None:
         """Unmap whole mappings, with the page tables that only they used (unmap_region)."""
@@ -126,15 +155,21 @@ class AddressSpace:
     def _free_tables(self, start: int, end: int) -> None:
         """Free tables whose whole area lies between the mappings that remain (free_pgtables)."""
         floor, ceiling = self.vmas.neighbours(start, end)
-        for span, _ in list(self.tables.existing(start, end)):
-            first = span.area * HUGE_PAGES
-            if first >= floor and (ceiling is None or first + HUGE_PAGES <= ceiling):
-                del self.tables[span.area]
+        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
+        first = max(first, -(-floor // HUGE_PAGES))
+        last = last if ceiling is None else min(last, ceiling // HUGE_PAGES)
+        if first < last:
+            self.tables.drop(first, last)
 
     def check_invariants(self) -> None:
         """Assert that every present page lies in a mapping."""
         self.vmas.check_invariants()
-        for area, table in self.tables.items():
+        self.tables.check_invariants()
+        for part in self.tables.everything():
+            if isinstance(part, Run):
+                self._check_run(part)
+                continue
+            (area, _, _), table = part
             if isinstance(table, HugePage):
                 vma = self.vmas.at(area * HUGE_PAGES)
                 assert vma is not None
@@ -144,3 +179,9 @@ class AddressSpace:
             assert (table.pfn[table.flags == 0] == ZERO_PFN).all()
             for at in np.flatnonzero(table.flags).tolist():
                 assert self.vmas.at(area * HUGE_PAGES + at) is not None, "page without a mapping"
+
+    def _check_run(self, run: Run) -> None:
+        assert not self.frames.compound(run.frames).any()
+        assert (run.pfn == ZERO_PFN) or self.frames.anonymous(run.frames).all()
+        for vpn in range(run.start, run.end) if run.flags else ():
+            assert self.vmas.at(vpn) is not None, "page without a mapping"

@@ -23,6 +23,7 @@ from dksmfs.kernel.paging import (
     WRITE,
     HugePage,
     PageTable,
+    Run,
 )
 from dksmfs.kernel.vma import AnonVma, Kind, Prot, Vma, VmaFlag
 
@@ -121,7 +122,12 @@ def _change_protection(mm: AddressSpace, vma: Vma, start: int, end: int) -> None
     if vma.shared and vma.writable:
         protection |= WRITE
     keep = np.uint8(0xFF & ~(WRITE | PROTNONE))
-    for span, table in list(mm.tables.existing(start, end)):
+    for part in mm.tables.parts(start, end):
+        if isinstance(part, Run):
+            if part.flags:
+                part.flags = part.flags & int(keep) | protection
+            continue
+        span, table = part
         if isinstance(table, HugePage):
             if span.whole:
                 table.flags = table.flags & int(keep) | protection
@@ -191,7 +197,8 @@ def _move_page_tables(mm: AddressSpace, start: int, end: int, distance: int) -> 
         area, new_area = vpn // HUGE_PAGES, target // HUGE_PAGES
         table = mm.tables.get(area)
         if table is not None and count == HUGE_PAGES and new_area not in mm.tables:
-            mm.tables[new_area] = mm.tables.pop(area)  # move_normal_pmd, move_huge_pmd
+            mm.tables.drop(area, area + 1)
+            mm.tables[new_area] = table  # move_normal_pmd, move_huge_pmd
             if isinstance(table, HugePage):
                 table.flags |= SOFT_DIRTY
         elif table is not None:
@@ -229,7 +236,11 @@ def fork(parent: AddressSpace) -> AddressSpace:
 def _copy_page_range(parent: AddressSpace, child: AddressSpace, vma: Vma) -> None:
     frames = parent.frames
     write_protect = np.uint8(0xFF & ~WRITE)
-    for span, table in parent.tables.existing(vma.start, vma.end):
+    for entries in parent.tables.parts(vma.start, vma.end):
+        if isinstance(entries, Run):
+            _copy_run(child, entries)
+            continue
+        span, table = entries
         if isinstance(table, HugePage):
             table.flags &= int(write_protect)
             child.tables[span.area] = HugePage(table.pfn, table.flags & ~ACCESSED)
@@ -243,3 +254,9 @@ def _copy_page_range(parent: AddressSpace, child: AddressSpace, vma: Vma) -> Non
             copy.flags[part] = table.flags[part] & np.uint8(0xFF & ~ACCESSED)
             pfns = table.pfn[part]
             frames.get(pfns[pfns != ZERO_PFN].astype(np.int64))
+
+
+def _copy_run(child: AddressSpace, run: Run) -> None:
+    run.flags &= ~WRITE
+    child.tables.add_run(replace(run, flags=run.flags & ~ACCESSED))
+    child.get_run(run)

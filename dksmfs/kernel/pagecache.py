@@ -4,6 +4,7 @@ import numpy as np
 
 from dksmfs.kernel.content import Content
 from dksmfs.kernel.frames import Frames, Pfns
+from dksmfs.kernel.linear import numbers
 
 NO_PAGE = -1
 
@@ -29,7 +30,7 @@ class File:
     def write(self, frames: Frames, content: Content) -> None:
         """Fill the file with the first pages of `content`."""
         indices = np.arange(self.page_count)
-        frames.set_content(self._populate(frames, indices), content, indices)
+        frames.contents.set(self._populate(frames, indices), content, indices)
 
     def page(self, frames: Frames, index: int) -> int:
         """The frame of page `index`; a hole becomes a zero-filled page."""
@@ -37,7 +38,7 @@ class File:
 
     def _populate(self, frames: Frames, indices: Pfns) -> Pfns:
         holes = indices[self.pfns[indices] == NO_PAGE]
-        self.pfns[holes] = frames.allocate(len(holes))
+        self.pfns[holes] = numbers(frames.allocate(len(holes)))
         frames.cache(self.pfns[holes])
         return self.pfns[indices]
 

@@ -1,17 +1,19 @@
-"""Page tables: an entry (pte) for each page of a 2 MiB area, or one entry for a whole huge page.
+"""Page-table entries (pte), in the forms that they are kept in.
 
-An area is numbered by its address: virtual page `vpn` is in area `vpn // 512`. An area without a
-table is absent from `PageTables`; a table may be there with no page in it.
+An area is 2 MiB of addresses, numbered: virtual page `vpn` is in area `vpn // 512`. It has a page
+table with an entry for each page, or one entry for a whole huge page; or its entries are alike,
+and part of a run, which may reach across any number of areas.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN
+from dksmfs.kernel.linear import Numbers
 
 # Bits of an entry. An absent page has none of them.
 PRESENT: Final = 1
@@ -33,10 +35,6 @@ class PageTable:
     pfn: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(HUGE_PAGES, np.uint32))
     flags: Flags = field(default_factory=lambda: np.zeros(HUGE_PAGES, np.uint8))
 
-    def copy(self) -> "PageTable":
-        """A table with equal entries."""
-        return PageTable(self.pfn.copy(), self.flags.copy())
-
 
 @dataclass(slots=True, eq=False)
 class HugePage:
@@ -56,6 +54,43 @@ class HugePage:
         span = np.zeros(HUGE_PAGES) if self.zero else np.arange(HUGE_PAGES)
         kept = self.flags & ~DIRTY
         return PageTable(first + span.astype(np.uint32), np.full(HUGE_PAGES, kept, np.uint8))
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Virtual pages `start` to `end` - 1: page i is mapped to frame `pfn` + i * `step`, with
+    `flags`. `step` is 1, or 0 if all map one frame; all are absent if `flags` is 0."""
+
+    start: int
+    end: int
+    pfn: int
+    step: int
+    flags: int
+
+    @property
+    def pages(self) -> int:
+        """How many pages."""
+        return self.end - self.start
+
+    @property
+    def frames(self) -> range:
+        """The frames that are mapped; one, if the step is 0."""
+        return range(self.pfn, self.pfn + (self.pages if self.step else 1))
+
+    def clipped(self, start: int, end: int) -> "Run":
+        """The part of the run that is between two virtual pages."""
+        start, end = max(start, self.start), min(end, self.end)
+        return replace(self, start=start, end=end, pfn=self.pfn + (start - self.start) * self.step)
+
+    def entries(self) -> Numbers:
+        """The pfn of each page."""
+        return self.pfn + self.step * np.arange(self.pages)
+
+    def continues(self, other: "Run") -> bool:
+        """Whether `other` and this one, behind it, are one run."""
+        after = other.pfn + other.pages * other.step
+        steady = (self.flags, self.step) == (other.flags, other.step)
+        return steady and self.start == other.end and self.pfn == after
 
 
 class Span(NamedTuple):
@@ -81,57 +116,18 @@ class Span(NamedTuple):
         return self.high - self.low == HUGE_PAGES
 
 
+Part = Run | tuple[Span, PageTable | HugePage]
+
+
 def spans(start: int, end: int) -> Iterator[Span]:
     """The areas that virtual pages `start` to `end` - 1 lie in, ascending."""
     if start >= end:
         return
     for area in range(start // HUGE_PAGES, -(-end // HUGE_PAGES)):
-        first = area * HUGE_PAGES
-        yield Span(area, max(start - first, 0), min(end - first, HUGE_PAGES))
+        yield span_of(area, start, end)
 
 
-class PageTables(dict[int, PageTable | HugePage]):
-    """The tables of one address space by area number."""
-
-    def existing(self, start: int, end: int) -> Iterator[tuple[Span, PageTable | HugePage]]:
-        """The spans of the range whose area has a table; does not walk areas that have none."""
-        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES) if start < end else 0
-        areas = range(first, last)
-        if last - first > len(self):
-            areas_there = sorted(area for area in self if area in areas)
-        else:
-            areas_there = [area for area in areas if area in self]
-        for area in areas_there:
-            base = area * HUGE_PAGES
-            yield Span(area, max(start - base, 0), min(end - base, HUGE_PAGES)), self[area]
-
-    def present_frames(self, start: int, end: int) -> npt.NDArray[np.int64]:
-        """The frames of the range's present pages, zero pages left out, a pfn for each entry."""
-        parts = [np.empty(0, np.uint32)]
-        for span, table in self.existing(start, end):
-            entries = table.split() if isinstance(table, HugePage) else table
-            parts.append(entries.pfn[span.low : span.high])
-        pfns = np.concatenate(parts).astype(np.int64)
-        return pfns[pfns >= HUGE_PAGES]
-
-    def entry(self, vpn: int) -> tuple[int, int]:
-        """The pfn and the flags of a page; (0, 0) if it is absent."""
-        table = self.get(vpn // HUGE_PAGES)
-        if table is None:
-            return 0, 0
-        at = vpn % HUGE_PAGES
-        if isinstance(table, HugePage):
-            return (table.pfn + at if not table.zero else ZERO_PFN), table.flags
-        return int(table.pfn[at]), int(table.flags[at])
-
-    def entries(self, start: int, end: int) -> tuple[npt.NDArray[np.int64], Flags]:
-        """The pfns and the flags of virtual pages `start` to `end` - 1; 0 and 0 where absent."""
-        pfns = np.zeros(end - start, np.int64)
-        flags = np.zeros(end - start, np.uint8)
-        for span, table in self.existing(start, end):
-            if isinstance(table, HugePage):
-                table = table.split()
-            here = slice(span.start - start, span.start - start + span.high - span.low)
-            pfns[here] = table.pfn[span.low : span.high]
-            flags[here] = table.flags[span.low : span.high]
-        return pfns, flags
+def span_of(area: int, start: int, end: int) -> Span:
+    """The part of an area that virtual pages `start` to `end` - 1 cover."""
+    first = area * HUGE_PAGES
+    return Span(area, max(start - first, 0), min(end - first, HUGE_PAGES))

@@ -7,7 +7,8 @@ import numpy as np
 from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.paging import HugePage, PageTables
+from dksmfs.kernel.page_tables import PageTables
+from dksmfs.kernel.paging import HugePage
 from dksmfs.kernel.vma import Kind, Prot, Vma
 
 _PSS_SHIFT = 12  # fixed-point bits of the kernel's proportional sizes
@@ -33,11 +34,11 @@ def mapping_info(mm: AddressSpace, vma: Vma) -> MappingInfo:
     frames = mm.frames
     tables = PageTables() if vma.kind is Kind.HUGETLB else mm.tables
     held = tables.present_frames(vma.start, vma.end)
-    proportional = (PAGE_SIZE << _PSS_SHIFT) // frames.mapcount[held].astype(np.int64)
+    proportional = (PAGE_SIZE << _PSS_SHIFT) // frames.mapcounts(held).astype(np.int64)
     huge = [
-        table
-        for _, table in tables.existing(vma.start, vma.end)
-        if isinstance(table, HugePage) and not table.zero
+        part
+        for part in tables.look(vma.start, vma.end)
+        if isinstance(part, tuple) and isinstance(part[1], HugePage) and not part[1].zero
     ]
     return MappingInfo(
         vma.start * PAGE_SIZE,
@@ -46,7 +47,7 @@ def mapping_info(mm: AddressSpace, vma: Vma) -> MappingInfo:
         vma.kind.value,
         len(held) * _PAGE_KB,
         int(proportional.sum()) >> (10 + _PSS_SHIFT),
-        int(np.count_nonzero(frames.anon_vma[held])) * _PAGE_KB,
+        int(np.count_nonzero(frames.anonymous(held))) * _PAGE_KB,
         len(huge) * HUGE_PAGES * _PAGE_KB,
     )
 
@@ -61,4 +62,5 @@ def prot_text(prot: Prot) -> str:
 
 def present_pages(mm: AddressSpace) -> int:
     """Pages that the process has in memory, hugetlb and zero pages left out."""
-    return sum(mapping_info(mm, vma).rss_kb for vma in mm.vmas) // _PAGE_KB
+    small = [vma for vma in mm.vmas if vma.kind is not Kind.HUGETLB]
+    return sum(mm.tables.present_count(vma.start, vma.end) for vma in small)

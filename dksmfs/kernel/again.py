@@ -1,0 +1,97 @@
+"""Regions that are the same as one before: many machines of a fleet run the same programs.
+
+When all pages of a stretch merged, each at the first try, and nothing has happened since that a
+page descriptor would notice, then the same pages merge with the same frames again. So it is noted
+which pages of which content merged with which frames, and a run of frames that holds
+these pages, and is at home, is merged in one go. What it takes does not grow with the pages, but
+for counting who maps each frame.
+"""
+
+from dataclasses import dataclass
+
+from dksmfs.kernel.batch import MERGED
+from dksmfs.kernel.frames import home
+from dksmfs.kernel.linear import Numbers, compact
+from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.paging import PRESENT, PROTNONE, Run
+from dksmfs.kernel.vma import Vma
+
+Version = tuple[int, int, int]
+Origin = tuple[int, int]  # the number of a content, and a page in it
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Pages `first` to `end` - 1 of a content merge with frames `pfn` + `step` * i."""
+
+    first: int
+    end: int
+    pfn: int
+    step: int
+
+    def continues_at(self, page: int, pfn: int, step: int) -> bool:
+        """Whether more pages, from `page` on, go on in the same way."""
+        return (page, step) == (self.end, self.step) and pfn == self.frame(page)
+
+    def frame(self, page: int) -> int:
+        """The frame that a page merges with."""
+        return self.pfn + self.step * (page - self.first)
+
+
+class Again:
+    """What merged with what, as long as nothing changes."""
+
+    def __init__(self) -> None:
+        self._version: Version | None = None
+        self._known: dict[int, _Known] = {}  # by the number of the content
+
+    def note(self, origin: Origin, targets: Numbers, version: Version) -> None:
+        """The page at `origin` and those behind it have merged with the frames `targets`."""
+        if version != self._version:
+            self._known, self._version = {}, version
+        line = compact(targets)
+        step = int(isinstance(line, range) and len(line) > 1)
+        if not step and (targets != targets[0]).any():
+            return
+        content, first = origin
+        pfn, end = int(targets[0]), first + len(targets)
+        before = self._known.get(content)
+        if before is not None and before.continues_at(first, pfn, step):
+            first, pfn = before.first, before.pfn
+        self._known[content] = _Known(first, end, pfn, step)
+
+    def merge(self, mm: AddressSpace, vma: Vma, low: int, high: int, version: Version) -> int:
+        """Merge pages of the stretch from `low` on, as far as is known; returns how many."""
+        if version != self._version or not self._known:
+            return 0
+        origin = origin_of(mm, vma, low, high)
+        if origin is None:
+            return 0
+        known = self._known.get(origin[0])
+        if known is None or not known.first <= origin[1] < known.end:
+            return 0
+        run = mm.tables.look(low, min(high, low + known.end - origin[1]))[0]
+        assert isinstance(run, Run)
+        target = known.frame(origin[1])
+        merged = Run(run.start, run.end, target, known.step, MERGED)
+        mm.get_run(merged)
+        mm.frames.put(run.frames)
+        mm.tables.add_run(merged)
+        return run.pages
+
+
+def origin_of(mm: AddressSpace, vma: Vma, low: int, high: int) -> Origin | None:
+    """The content that the stretch holds, and which of its pages comes first; None if it is not
+    one run of accessible pages at home, or not known to hold pages in a row that never change."""
+    parts = mm.tables.look(low, high)
+    if len(parts) != 1 or not isinstance(parts[0], Run):
+        return None
+    run = parts[0]
+    if run.pages != high - low or not run.step or run.flags & (PRESENT | PROTNONE) != PRESENT:
+        return None
+    if vma.anon_vma is None:
+        return None
+    place = home(vma.anon_vma.root, vma.linear_page_index(low))
+    if mm.frames.first_home(run.frames) != place:
+        return None
+    return mm.frames.contents.stable_line(run.frames)

@@ -1,0 +1,134 @@
+"""Numbers that mostly count up by one: selections of frames or pages, and a column of such numbers.
+
+A region gets its frames in one go, and fills them with pages 0, 1, ... of a content. So a run of
+frames is written as a `range`, and what is known of a frame as its distance from a line.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.int64]
+Selection = Numbers | range  # frames or pages; a range counts up by one
+
+_BLOCK: Final = 512  # numbers that share a line
+
+
+def at(selection: Selection) -> Numbers | slice:
+    """The selection as an index into arrays; views instead of copies where it is a range."""
+    return slice(selection.start, selection.stop) if isinstance(selection, range) else selection
+
+
+def numbers(selection: Selection) -> Numbers:
+    """The selection as an array."""
+    if isinstance(selection, range):
+        return np.arange(selection.start, selection.stop)
+    return selection
+
+
+def part(selection: Selection, positions: Numbers | npt.NDArray[np.bool_]) -> Numbers:
+    """The members of the selection at some positions."""
+    if not isinstance(selection, range):
+        return selection[positions]
+    if positions.dtype == np.bool_:
+        positions = np.flatnonzero(positions)
+    return selection.start + positions
+
+
+def compact(selection: Selection) -> Selection:
+    """The same selection, as a range if its members count up by one."""
+    if isinstance(selection, range) or not len(selection):
+        return selection
+    first, count = int(selection[0]), len(selection)
+    if selection[-1] - first == count - 1 and (np.diff(selection) == 1).all():
+        return range(first, first + count)
+    return selection
+
+
+class LinearColumn:
+    """An array of numbers that takes memory only where they do not count up by one.
+
+    Each block of 512 has a line (the number of its first member), each member the distance of
+    its number from the line. Distances that are all 0 are memory that was never written.
+    """
+
+    def __init__(self, length: int) -> None:
+        assert length % _BLOCK == 0
+        self._line = np.zeros(length // _BLOCK, np.int64)
+        self._bent = np.zeros(length // _BLOCK, np.bool_)  # whether a distance may not be 0
+        self._distance = np.zeros(length, np.int64)
+
+    def grow(self, length: int) -> None:
+        """Have room for `length` members, a multiple of 512."""
+        grown = LinearColumn(length)
+        blocks = len(self._line)
+        grown._line[:blocks] = self._line
+        grown._bent[:blocks] = self._bent
+        old, new = self._distance.reshape(-1, _BLOCK), grown._distance.reshape(-1, _BLOCK)
+        bent = np.flatnonzero(self._bent)
+        new[bent] = old[bent]
+        self._line, self._bent, self._distance = grown._line, grown._bent, grown._distance
+
+    def get(self, members: Selection) -> Numbers:
+        """The number of each member."""
+        if isinstance(members, range):
+            first = self.first_of_line(members)
+            if first is not None:
+                return np.arange(first, first + len(members))
+            members = numbers(members)
+        return self._on_line(members) + self._distance[members]
+
+    def _on_line(self, members: Numbers) -> Numbers:
+        line: Numbers = self._line[members >> 9] + (members & (_BLOCK - 1))
+        return line
+
+    def set(self, members: Selection, values: Selection) -> None:
+        """Let `values[i]` be the number of `members[i]`."""
+        if isinstance(members, range) and isinstance(values, range):
+            self._set_line(members, values.start)
+        elif len(members):
+            members = numbers(members)
+            self._distance[members] = numbers(values) - self._on_line(members)
+            self._bent[members >> 9] = True
+
+    def _set_line(self, members: range, first: int) -> None:
+        whole = _whole_blocks(members)
+        if not len(whole):
+            self.set(numbers(members), first + np.arange(len(members)))
+            return
+        blocks = slice(whole.start // _BLOCK, whole.stop // _BLOCK)
+        start = first + whole.start - members.start
+        self._line[blocks] = np.arange(start, start + len(whole), _BLOCK)
+        if self._bent[blocks].any():
+            self._distance[whole.start : whole.stop] = 0
+            self._bent[blocks] = False
+        for edge in (range(members.start, whole.start), range(whole.stop, members.stop)):
+            here = numbers(edge)
+            self.set(here, first + here - members.start)
+
+    def first_of_line(self, members: range) -> int | None:
+        """The number of the first of `members`, if theirs are known to count up by one."""
+        edge = numbers(range(members.start, min(members.start + 1, members.stop)))
+        if not len(edge):
+            return None
+        first = int(self.get(edge)[0])
+        whole = _whole_blocks(members)
+        edges = [members]
+        if len(whole):
+            blocks = slice(whole.start // _BLOCK, whole.stop // _BLOCK)
+            start = first + whole.start - members.start
+            expected = np.arange(start, start + len(whole), _BLOCK)
+            if self._bent[blocks].any() or (self._line[blocks] != expected).any():
+                return None
+            edges = [range(members.start, whole.start), range(whole.stop, members.stop)]
+        for rest in edges:
+            here = numbers(rest)
+            if (self.get(here) != first + here - members.start).any():
+                return None
+        return first
+
+
+def _whole_blocks(members: range) -> range:
+    start = -(-members.start // _BLOCK) * _BLOCK
+    return range(start, max(members.stop // _BLOCK * _BLOCK, start))

@@ -1,0 +1,83 @@
+"""Page frame numbers that nobody uses, as a stack of runs: the last one freed is used first."""
+
+import numpy as np
+
+from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
+
+
+class Vacancies:
+    """Free numbers; `len()` says how many."""
+
+    def __init__(self) -> None:
+        self._start = np.zeros(64, np.int64)  # of each run; the first _depth are valid
+        self._end = np.zeros(64, np.int64)
+        self._depth = 0
+        self._pushed = 0  # runs that were added since the last time they were joined
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def add(self, free: Selection) -> None:
+        """Put numbers on the stack."""
+        if not len(free):
+            return
+        free = compact(free)
+        if isinstance(free, range):
+            starts, ends = np.array([free.start]), np.array([free.stop])
+        else:
+            breaks = np.flatnonzero(np.diff(free) != 1) + 1
+            starts = free[np.concatenate([[0], breaks])]
+            ends = free[np.concatenate([breaks - 1, [-1]])] + 1
+        if self._depth and self._end[self._depth - 1] == starts[0]:
+            self._end[self._depth - 1] = ends[0]
+            starts, ends = starts[1:], ends[1:]
+        self._push(starts, ends)
+        self._total += len(free)
+
+    def _push(self, starts: Numbers, ends: Numbers) -> None:
+        depth = self._depth + len(starts)
+        if depth > len(self._start):
+            size = max(depth, 2 * len(self._start))
+            self._start = np.resize(self._start, size)
+            self._end = np.resize(self._end, size)
+        self._start[self._depth : depth], self._end[self._depth : depth] = starts, ends
+        self._depth = depth
+        self._pushed += len(starts)
+
+    def take(self, count: int) -> Selection:
+        """Take `count` numbers off the stack; there must be so many."""
+        assert count <= self._total
+        if self._depth and self._end[self._depth - 1] - self._start[self._depth - 1] < count:
+            self._join()
+        self._total -= count
+        taken: list[range] = []
+        while count:
+            top = self._depth - 1
+            start, end = int(self._start[top]), int(self._end[top])
+            end = min(end, start + count)
+            taken.append(range(start, end))
+            count -= end - start
+            self._start[top] = end
+            if end == self._end[top]:
+                self._depth = top
+        if len(taken) == 1:
+            return taken[0]
+        return np.concatenate([numbers(run) for run in taken]) if taken else range(0)
+
+    def _join(self) -> None:
+        """Make longer runs of those that are adjacent, if many have come since the last time."""
+        if self._pushed < self._depth // 2:
+            return
+        self._pushed = 0
+        order = np.argsort(self._start[: self._depth])
+        starts, ends = self._start[order], self._end[order]
+        breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+        self._depth = 0
+        self._push(starts[np.concatenate([[0], breaks])], ends[np.concatenate([breaks - 1, [-1]])])
+        self._pushed = 0
+
+    def all(self) -> list[int]:
+        """All of them."""
+        runs = zip(self._start[: self._depth].tolist(), self._end[: self._depth].tolist())  # noqa: B905
+        return [number for start, end in runs for number in range(start, end)]
