@@ -40,7 +40,7 @@ EntriesAt = Callable[[Numbers], tuple[Pfns, Flags]]  # the entries at virtual pa
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pages of one mapping, in the order of their checksums and, if equal, their addresses.
+    """Pages of one mapping; those with the same checksum stand together, by ascending address.
 
     `pfn` and `flags` are the entry of virtual page `vpn`. `twin` is a frame that is known to have
     the same bytes as `pfn`.
@@ -53,7 +53,7 @@ class Batch:
     twin: Pfns
 
     def taken(self, positions: Numbers) -> "Batch":
-        """The pages at some positions, which ascend."""
+        """The pages at some positions."""
         return Batch(
             self.vpn[positions], self.pfn[positions], self.flags[positions],
             self.checksum[positions], self.twin[positions],
@@ -62,9 +62,10 @@ class Batch:
     def by_address(self, mask: Mask) -> Numbers:
         """The positions of the pages in the mask, by ascending address."""
         positions = np.flatnonzero(mask)
-        if not len(positions):
+        vpn = self.vpn[positions]
+        if (vpn[1:] > vpn[:-1]).all():
             return positions
-        offsets = self.vpn[positions] - self.vpn.min()
+        offsets = vpn - vpn.min()
         places = np.full(int(offsets.max()) + 1, -1)
         places[offsets] = positions
         ascending: Numbers = places[places >= 0]
@@ -73,12 +74,9 @@ class Batch:
     @classmethod
     def of(cls, vpn: Numbers, pfn: Pfns, flags: Flags, checksum: Checksums, twin: Pfns) -> "Batch":
         """The batch of pages that are given in the order of their addresses."""
-        bits = np.uint64(32)
-        positions = np.arange(len(vpn), dtype=np.uint64)
-        keys = np.sort(checksum.astype(np.uint64) << bits | positions)
-        order = (keys & np.uint64(0xFFFFFFFF)).view(np.int64)
-        checksum = (keys >> bits).astype(np.uint32)
-        return cls(vpn[order], pfn[order], flags[order], checksum, twin[order])
+        batch = cls(vpn, pfn, flags, checksum, twin)
+        together = _together(checksum)
+        return batch if together is None else batch.taken(together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +269,26 @@ class Decision:
             slots = self._table.older(slots)
             where, slots = where[slots != NO_SLOT], slots[slots != NO_SLOT]
         return found
+
+
+def _together(checksum: Checksums) -> Numbers | None:
+    """The positions in an order in which equal checksums stand together, ascending among
+    themselves; None if they do so already, because all differ or none does."""
+    # Most differ in their upper bits already, and need not be sorted.
+    if (checksum == checksum[0]).all():
+        return None
+    every = np.arange(len(checksum), dtype=np.int32)
+    bits = len(checksum).bit_length() + 1
+    slots = checksum >> np.uint32(32 - bits)
+    last = np.empty(1 << bits, np.int32)
+    last[slots] = every
+    overtaken = last[slots] != every
+    shared = np.zeros(1 << bits, np.bool_)
+    shared[slots[overtaken]] = True
+    near = shared[slots]
+    positions = np.flatnonzero(near)
+    keys = checksum[positions].astype(np.uint64) << np.uint64(32) | positions.view(np.uint64)
+    keys.sort()
+    if not (np.diff(keys >> np.uint64(32)) == 0).any():
+        return None
+    return np.concatenate([np.flatnonzero(~near), (keys & np.uint64(0xFFFFFFFF)).view(np.int64)])

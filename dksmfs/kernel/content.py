@@ -45,7 +45,7 @@ few calls, of which both sides fit in the processor's L2 cache, and one that dif
 
 _FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
 
-_SAMPLED_WORDS: Final = 170  # one of so many: 0, 170, 340 and 510 of a page, which ends with 511
+_SAMPLED_WORDS: Final = 255  # one of so many: 0, 255 and 510 of a page, which ends with 511
 _SAMPLE_FACTORS: Final = tuple(
     np.array(factor, np.uint64)
     for factor in (

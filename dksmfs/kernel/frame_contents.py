@@ -28,6 +28,7 @@ STORAGE_LIMIT: Final = 4 << 30
 """Bytes of page contents that are stored, not described or shared: what a small host can spare."""
 
 _PAGE_BITS: Final = 32  # of the number of a page within its content; the content's is above them
+_PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
 _ROWS_AT_ONCE: Final = 1024  # generated pages compared at once
 
 
@@ -38,7 +39,7 @@ class FrameContents:
         self._table = table
         self._contents = Contents()
         self._checksum_mask = np.uint32((1 << checksum_bits) - 1)
-        self._hints = Hints()
+        self._hints = Hints(table)
         # For contents without fingerprints: the frame of page 0, if all were hashed in a row.
         self._hashed_in: dict[int, int] = {}
 
@@ -142,7 +143,7 @@ class FrameContents:
         first = self._line(pfns)
         if first is None or not self.all_stable:
             return None
-        return first >> _PAGE_BITS, first & ((1 << _PAGE_BITS) - 1)
+        return first >> _PAGE_BITS, first & _PAGE_MASK
 
     def _line(self, pfns: range) -> int | None:
         first = self._table.page.first_of_line(pfns)
@@ -154,7 +155,7 @@ class FrameContents:
         return self._table.page.get(pfns) >> _PAGE_BITS
 
     def _indices(self, pfns: Selection) -> Indices:
-        return self._table.page.get(pfns) & ((1 << _PAGE_BITS) - 1)
+        return self._table.page.get(pfns) & _PAGE_MASK
 
     def _by_content(self, pfns: Selection) -> list[tuple[int, Selection]]:
         """The content numbers of `pfns`, each with the positions in `pfns` that have it."""
@@ -164,12 +165,7 @@ class FrameContents:
             first = self._line(pfns)
             if first is not None:
                 return [(first >> _PAGE_BITS, range(len(pfns)))]
-        found = self._numbers(pfns)
-        if (found == found[0]).all():
-            return [(int(found[0]), range(len(pfns)))]
-        order = np.argsort(found, kind="stable")
-        starts = np.flatnonzero(np.diff(found[order])) + 1
-        return [(int(found[chosen[0]]), chosen) for chosen in np.split(order, starts)]
+        return _by_number(self._numbers(pfns))
 
     # --- checksums --------------------------------------------------------------------------
 
@@ -190,10 +186,11 @@ class FrameContents:
             content, where = self._contents[number], unknown[at(chosen)]
             frames = pfns[where]
             indices = self._indices(frames)
-            fingerprints = content.fingerprints(indices)
-            if fingerprints is None:
+            words = content.fingerprints(indices)
+            if words is None:
                 twins[where] = self._examine_described(number, content, frames, indices)
             else:
+                fingerprints = (words >> np.uint64(32)).astype(np.uint32)
                 twins[where] = self._examine_stored(content, frames, indices, fingerprints)
             if content.stable:
                 self._table.flags[frames] |= np.uint8(HASHED)
@@ -233,8 +230,7 @@ class FrameContents:
         twins = pfns.copy()
         if content.stable:
             sources = self._hints.lookup(fingerprints)
-            usable = (sources != NO_HINT) & (self._table.flags[sources] & HASHED != 0)
-            hinted = np.flatnonzero(usable)
+            hinted = np.flatnonzero(sources != NO_HINT)
             self._inherit(pfns, twins, hinted, sources[hinted])
         rest = np.flatnonzero(twins == pfns)
         first = _first_alike(fingerprints[rest])
@@ -284,7 +280,7 @@ class FrameContents:
         unproven = np.flatnonzero(~equal)
         if not len(unproven):
             return equal
-        addresses = self._addresses(left[unproven]), self._addresses(right[unproven])
+        addresses = self._addresses(pages[0][unproven]), self._addresses(pages[1][unproven])
         stored = (addresses[0] != 0) & (addresses[1] != 0)
         equal[unproven[stored]] = equal_pages(addresses[0][stored], addresses[1][stored])
         generated = unproven[~stored]
@@ -293,12 +289,12 @@ class FrameContents:
             equal[pair] = (self.rows(left[pair]) == self.rows(right[pair])).all(axis=1)
         return equal
 
-    def _addresses(self, pfns: Pfns) -> npt.NDArray[np.int64]:
-        """Where the bytes of the frames are stored in our own memory; 0 if they are not."""
-        addresses = np.zeros(len(pfns), np.int64)
-        for number, chosen in self._by_content(pfns):
+    def _addresses(self, pages: Numbers) -> npt.NDArray[np.int64]:
+        """Where the bytes of pages are stored in our own memory; 0 if they are not."""
+        addresses = np.zeros(len(pages), np.int64)
+        for number, chosen in _by_number(pages >> _PAGE_BITS):
             there = at(chosen)
-            addresses[there] = self._contents[number].addresses(self._indices(pfns[there]))
+            addresses[there] = self._contents[number].addresses(pages[there] & _PAGE_MASK)
         return addresses
 
     def check_invariants(self, used: Pfns) -> None:
@@ -306,13 +302,24 @@ class FrameContents:
         self._contents.check_invariants(self._numbers(used))
 
 
+def _by_number(found: Numbers) -> list[tuple[int, Selection]]:
+    """The numbers that there are, each with the positions that have it."""
+    if not len(found):
+        return []
+    if (found == found[0]).all():
+        return [(int(found[0]), range(len(found)))]
+    order = np.argsort(found, kind="stable")
+    starts = np.flatnonzero(np.diff(found[order])) + 1
+    return [(int(found[chosen[0]]), chosen) for chosen in np.split(order, starts)]
+
+
 def _first_alike(fingerprints: Fingerprints) -> Numbers:
     """For each page the first one that is like it, if that is found: another page may be in the
     way, whose fingerprint begins with the same bits. Then it is the page itself."""
-    every = np.arange(len(fingerprints))
+    every = np.arange(len(fingerprints), dtype=np.int32)
     bits = len(fingerprints).bit_length() + 2  # so that few are in the way
-    slots = fingerprints >> np.uint64(64 - bits)
-    places = np.empty(1 << bits, np.int64)
+    slots = fingerprints >> np.uint32(32 - bits)
+    places = np.empty(1 << bits, np.int32)
     places[slots[::-1]] = every[::-1]  # of several pages with one slot, the first is set last
     first = places[slots]
-    return np.where(fingerprints[first] == fingerprints, first, every)
+    return np.where(fingerprints[first] == fingerprints, first, every).astype(np.int64)

@@ -21,7 +21,8 @@ class FrameTable:
     `mapcount` counts page-table entries and `tracked` page descriptors. `home` is where an
     anonymous frame was first mapped (see `frames.home`), and `page` which page of which content
     it holds (see `frame_contents`). Both count up by one along the frames of a region, and take
-    no memory then; a row takes 10 bytes.
+    no memory then. Only stored pages have a `fingerprint` (see `hints`). A row takes 10 bytes, or
+    14 where there is one.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class FrameTable:
         self.tracked = np.zeros(length, np.uint8)
         self.flags = np.zeros(length, np.uint8)
         self.checksum = np.zeros(length, np.uint32)
+        self.fingerprint = np.zeros(length, np.uint32)
         self.home = LinearColumn(length)
         self.page = LinearColumn(length)
         self.version = 0
@@ -42,7 +44,7 @@ class FrameTable:
             return
         while length < end:
             length *= 2
-        for name in ("mapcount", "tracked", "flags", "checksum"):
+        for name in ("mapcount", "tracked", "flags", "checksum", "fingerprint"):
             old = getattr(self, name)
             new = np.zeros(length, old.dtype)
             new[: len(old)] = old

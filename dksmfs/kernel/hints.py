@@ -1,60 +1,70 @@
-"""Where a page like this one was seen last: guesses, which whoever uses them must prove."""
+"""Where a page like this one was seen last: guesses, which whoever uses them must prove.
+
+A fingerprint is a number made of a few words of a page. That of a frame is kept in the frame
+table, and here a frame for each fingerprint, as far as there is room.
+"""
 
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.linear import Numbers
 
 NO_HINT: Final = 0  # the zero page, which is never hashed
 
 _FEWEST_BITS: Final = 10
-_MOST_BITS: Final = 21  # 16 MiB: most of the pages of the last 4 GiB that were hashed, or so
-_ROOM: Final = 4  # entries for each frame, so that few get into each other's way
-_FRAME: Final = np.uint64(0xFFFFFFFF)
+_MOST_BITS: Final = 22  # 16 MiB: most of the pages of the last 16 GiB that were hashed
 
-Fingerprints = npt.NDArray[np.uint64]
-_Slots = npt.NDArray[np.uint64]
+Fingerprints = npt.NDArray[np.uint32]
 
 
 class Hints:
-    """A frame for each fingerprint, as far as there is room: an entry has two slots that it may
-    be in, and newer ones take the place of older ones."""
+    """A slot for each fingerprint, of which newer frames take the place of older ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: FrameTable) -> None:
+        self._table = table
         self._clear(_FEWEST_BITS)
 
     def _clear(self, bits: int) -> None:
-        self._bits = bits
-        self._entries = np.zeros(1 << bits, np.uint64)  # 32 bits of the fingerprint, and the frame
+        self._shift = np.uint32(32 - bits)
+        self._frames = np.zeros(1 << bits, np.uint32)
         self._added = 0
 
-    def _slots(self, fingerprints: Fingerprints) -> tuple[_Slots, _Slots]:
-        upper = fingerprints >> np.uint64(32)
-        return upper >> np.uint64(32 - self._bits), upper & np.uint64((1 << self._bits) - 1)
-
     def lookup(self, fingerprints: Fingerprints) -> Numbers:
-        """A frame that may have the bytes of each page; NO_HINT if none is known."""
-        hinted = np.full(len(fingerprints), NO_HINT)
-        for slots in self._slots(fingerprints):
-            entries = self._entries[slots]
-            found = (entries ^ fingerprints) <= _FRAME
-            hinted[found] = (entries[found] & _FRAME).view(np.int64)
+        """A hashed frame that may have the bytes of each page; NO_HINT if none is known.
+
+        Pages in a row often are copies of pages in a row: where nothing is known of a page, it may
+        follow what the one before is like.
+        """
+        hinted = self._frames[fingerprints >> self._shift].astype(np.int64)
+        hinted[~self._is_like(hinted, fingerprints)] = NO_HINT
+        unknown = np.flatnonzero(hinted == NO_HINT)
+        if len(unknown) < len(hinted):
+            every = np.arange(len(hinted))
+            known = np.maximum.accumulate(np.where(hinted == NO_HINT, 0, every))[unknown]
+            follows = np.where(hinted[known] == NO_HINT, NO_HINT, hinted[known] + unknown - known)
+            follows[follows >= len(self._table.flags)] = NO_HINT
+            follows[~self._is_like(follows, fingerprints[unknown])] = NO_HINT
+            hinted[unknown] = follows
         return hinted
+
+    def _is_like(self, frames: Numbers, fingerprints: Fingerprints) -> npt.NDArray[np.bool_]:
+        like: npt.NDArray[np.bool_] = self._table.fingerprint[frames] == fingerprints
+        like &= self._table.flags[frames] & HASHED != 0
+        return like
 
     def add(self, fingerprints: Fingerprints, pfns: Numbers) -> None:
         """Note that frames have pages with these fingerprints."""
-        while _ROOM * (self._added + len(pfns)) > 1 << self._bits and self._bits < _MOST_BITS:
-            entries = self._entries[self._entries != 0]
-            self._clear(self._bits + 1)
-            self._insert(entries)
-        self._insert(fingerprints & ~_FRAME | pfns.view(np.uint64))
+        self._table.fingerprint[pfns] = fingerprints
+        wanted = min((2 * (self._added + len(pfns))).bit_length(), _MOST_BITS)
+        if wanted > 32 - self._shift:
+            frames = self._frames[self._frames != 0]
+            self._clear(wanted + 1)
+            self._insert(frames)
+        self._insert(pfns)
 
-    def _insert(self, entries: Fingerprints) -> None:
-        self._added += len(entries)
-        first, second = self._slots(entries)
-        vacant = self._entries[first] == 0
-        self._entries[first[vacant]] = entries[vacant]
-        elsewhere = self._entries[first] != entries
-        self._entries[second[elsewhere]] = entries[elsewhere]
+    def _insert(self, pfns: Numbers | npt.NDArray[np.uint32]) -> None:
+        self._frames[self._table.fingerprint[pfns] >> self._shift] = pfns
+        self._added += len(pfns)

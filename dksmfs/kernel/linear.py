@@ -72,11 +72,14 @@ class LinearColumn:
 
     def get(self, members: Selection) -> Numbers:
         """The number of each member."""
-        if isinstance(members, range):
-            first = self.first_of_line(members)
+        short = compact(members) if len(members) >= _BLOCK else members
+        if isinstance(short, range):
+            first = self.first_of_line(short)
             if first is not None:
-                return np.arange(first, first + len(members))
-            members = numbers(members)
+                return np.arange(first, first + len(short))
+        return self._get(numbers(members))
+
+    def _get(self, members: Numbers) -> Numbers:
         return self._on_line(members) + self._distance[members]
 
     def _on_line(self, members: Numbers) -> Numbers:
@@ -112,7 +115,7 @@ class LinearColumn:
         edge = numbers(range(members.start, min(members.start + 1, members.stop)))
         if not len(edge):
             return None
-        first = int(self.get(edge)[0])
+        first = int(self._get(edge)[0])
         whole = _whole_blocks(members)
         edges = [members]
         if len(whole):
@@ -124,7 +127,7 @@ class LinearColumn:
             edges = [range(members.start, whole.start), range(whole.stop, members.stop)]
         for rest in edges:
             here = numbers(rest)
-            if (self.get(here) != first + here - members.start).any():
+            if (self._get(here) != first + here - members.start).any():
                 return None
         return first
 

@@ -232,12 +232,18 @@ class PageTables:
         if len(vpns) >= _SHORTEST_RUN and not len(breaks):
             self.store(int(vpns[0]), compact(pfns), flags)
             return
-        for area in np.split(np.arange(len(vpns)), np.flatnonzero(np.diff(vpns // HUGE_PAGES)) + 1):
-            if len(area):
-                table = self.get(int(vpns[area[0]]) // HUGE_PAGES)
-                assert isinstance(table, PageTable)
-                where = vpns[area] % HUGE_PAGES
-                table.pfn[where], table.flags[where] = pfns[area], flags
+        areas = vpns // HUGE_PAGES
+        starts = np.flatnonzero(np.diff(areas, prepend=-1))
+        touched = areas[starts].tolist()
+        for first, last in _adjacent(touched):
+            self._open(first, last)
+        ends = [*starts[1:].tolist(), len(vpns)]
+        where = vpns % HUGE_PAGES
+        for area, low, high in zip(touched, starts.tolist(), ends, strict=False):
+            table = self._areas[area]
+            assert isinstance(table, PageTable)
+            here = where[low:high]
+            table.pfn[here], table.flags[here] = pfns[low:high], flags
 
     def join(self, start: int, end: int) -> None:
         """Let the range, all of which is present, be one run if its entries are alike, and there
@@ -316,7 +322,9 @@ class PageTables:
         for run in runs:
             entries = run.entries()
             for span in spans(run.start, run.end):
-                table = self._areas.setdefault(span.area, PageTable())
+                table = self._areas.get(span.area)
+                if table is None:
+                    table = self._areas[span.area] = PageTable()
                 assert isinstance(table, PageTable)
                 here = slice(span.start - run.start, span.end - run.start)
                 table.pfn[span.low : span.high] = entries[here]
@@ -332,6 +340,15 @@ class PageTables:
             assert run.flags or not run.pfn, "an absent page has a frame"
             assert not self._opened(run.start // HUGE_PAGES, -(-run.end // HUGE_PAGES))
             at = run.end
+
+
+def _adjacent(areas: list[int]) -> Iterator[tuple[int, int]]:
+    """The ranges that ascending areas make up: first and end of each."""
+    for at, area in enumerate(areas):
+        if not at or areas[at - 1] != area - 1:
+            first = area
+        if at + 1 == len(areas) or areas[at + 1] != area + 1:
+            yield first, area + 1
 
 
 def _step(pfns: Selection) -> int | None:
