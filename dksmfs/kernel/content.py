@@ -53,7 +53,6 @@ _SAMPLE_FACTORS: Final = tuple(
         0xC2B2AE3D27D4EB4F,
         0x165667B19E3779F9,
         0x85EBCA77C2B2AE63,
-        0x27D4EB2F165667C5,
     )
 )
 _HALF_WORD: Final = np.array(32, np.uint64)  # bits

@@ -19,7 +19,7 @@ from dksmfs.kernel.contents import Contents
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
-from dksmfs.kernel.linear import Numbers, Selection, at, numbers, part
+from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
 
 Pfns = Numbers  # page frame numbers
 Mask = npt.NDArray[np.bool_]
@@ -182,7 +182,7 @@ class FrameContents:
         """
         twins = pfns.copy()
         unknown = np.flatnonzero(self._table.flags[pfns] & HASHED == 0)
-        for number, chosen in self._by_content(pfns[unknown]):
+        for number, chosen in self._by_content(compact(pfns[unknown])):
             content, where = self._contents[number], unknown[at(chosen)]
             frames = pfns[where]
             indices = self._indices(frames)
@@ -227,30 +227,30 @@ class FrameContents:
         self, content: Content, pfns: Pfns, indices: Indices, fingerprints: Fingerprints
     ) -> Pfns:
         """Known are pages that may be anywhere else in memory, and those of this very call."""
-        twins = pfns.copy()
+        twins, rest = pfns.copy(), np.arange(len(pfns))
         if content.stable:
             sources = self._hints.lookup(fingerprints)
-            hinted = np.flatnonzero(sources != NO_HINT)
-            self._inherit(pfns, twins, hinted, sources[hinted])
-        rest = np.flatnonzero(twins == pfns)
+            rest = self._inherit(pfns, twins, rest, sources)
         first = _first_alike(fingerprints[rest])
         leads = first == np.arange(len(rest))
         self._hash(content, pfns, indices, rest[leads])
         if content.stable:
             self._hints.add(fingerprints[rest[leads]], pfns[rest[leads]])
         if not leads.all():
-            followers = rest[~leads]
-            self._inherit(pfns, twins, followers, pfns[rest[first[~leads]]])
-            wrong = twins[followers] == pfns[followers]
-            self._hash(content, pfns, indices, followers[wrong])
+            sources = pfns[rest[first[~leads]]]
+            wrong = self._inherit(pfns, twins, rest[~leads], sources)
+            self._hash(content, pfns, indices, wrong)
         return twins
 
-    def _inherit(self, pfns: Pfns, twins: Pfns, guessed: Numbers, sources: Pfns) -> None:
-        """Let those of the pages `guessed` that equal their source take over its checksum."""
-        equal = self.equal(pfns[guessed], sources)
+    def _inherit(self, pfns: Pfns, twins: Pfns, guessed: Numbers, sources: Pfns) -> Numbers:
+        """Let those of the pages `guessed` that equal their source take over its checksum;
+        returns the others."""
+        equal = sources != NO_HINT
+        equal[equal] = self.equal(pfns[guessed[equal]], sources[equal])
         known, proven = guessed[equal], sources[equal]
         twins[known] = proven
         self._table.checksum[pfns[known]] = self._table.checksum[proven]
+        return guessed[~equal]
 
     def _hash(self, content: Content, pfns: Pfns, indices: Indices, chosen: Numbers) -> None:
         if len(chosen):
