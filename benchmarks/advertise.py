@@ -47,22 +47,24 @@ def run(quick: bool) -> Report:
         has_ksm = _has_ksm(report)
         bound = _bound_program(report, held)
         for mix in MIXES:
-            with mixed_memory(mix, pages) as memory, ExitStack() as started:
-                prepared: tuple[list[float], list[float]] = [], []
-                scanned: list[float] = []
-                contestants: dict[str, Callable[[], float]] = {
-                    "engine": partial(_engine, memory, *prepared),
-                    "socket": partial(_socket, memory, socket),
-                }
+            with ExitStack() as started:
+                sealed = started.enter_context(mixed_memory(mix, pages, sealed=True))
+                written = started.enter_context(mixed_memory(mix, pages, sealed=False))
+                both = {"sealed": sealed, "may change": written}
+                beside: dict[str, list[float]] = {}
+                contestants: dict[str, Callable[[], float]] = {}
+                for kind, memory in both.items():
+                    contestants[f"engine, {kind}"] = partial(_engine, kind, memory, beside)
+                    contestants[f"socket, {kind}"] = partial(_socket, memory, socket)
                 if has_ksm:
                     started.enter_context(ksm.fast_ksm())
-                    contestants["ksmd"] = partial(_ksmd, memory, scanned)
+                    contestants["ksmd"] = partial(_ksmd, sealed, beside)
                 if bound is not None:
-                    contestants["C"] = started.enter_context(_bound(bound, memory[1]))
+                    contestants["C"] = started.enter_context(_bound(bound, sealed[1]))
                 samples = interleaved(contestants, rounds)
-                touched, mapped = prepared
-                beside = {"touch": touched, "map": mapped, "scan": scanned}
-                _tell(report, mix, {**samples, **beside})
+                for kind in both:
+                    _tell(report, mix, kind, {**samples, **beside})
+                _tell_anchors(report, mix, samples)
     return report
 
 
@@ -88,27 +90,27 @@ def _bound_program(report: Report, held: ExitStack) -> Path | None:
 # What is measured, each in nanoseconds a page
 
 
-def _engine(memory: Pair, touched: list[float], mapped: list[float]) -> float:
-    """The bare engine. The other lists get what it took to touch the memory, and to map it."""
+def _engine(kind: str, memory: Pair, beside: dict[str, list[float]]) -> float:
+    """The bare engine. What it took to touch the memory and to map it is noted beside it."""
     machine = Machine(thp="never")
     machine.dksm.set_run(1)
     touch_s = map_s = advertise_s = 0.0
     size = os.fstat(memory[0]).st_size
     for descriptor in memory:
-        buffer = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        buffer = mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
         start = time.perf_counter()
         np.frombuffer(buffer, np.uint8)[::PAGE_SIZE].sum()
         touch_s += time.perf_counter() - start
         process = machine.spawn("benchmark")
-        content = StoredContent(memoryview(buffer), stable=False)
+        content = StoredContent(memoryview(buffer), stable=kind == "sealed")
         start = time.perf_counter()
         address = machine.mmap(process, size, content=content)
         map_s += time.perf_counter() - start
         start = time.perf_counter()
         machine.madvise(process, address, size, ADVICE["mergeable"])
         advertise_s += time.perf_counter() - start
-    touched.append(_ns_a_page(touch_s, memory))
-    mapped.append(_ns_a_page(map_s, memory))
+    beside.setdefault(f"touch, {kind}", []).append(_ns_a_page(touch_s, memory))
+    beside.setdefault(f"map, {kind}", []).append(_ns_a_page(map_s, memory))
     return _ns_a_page(advertise_s, memory)
 
 
@@ -126,10 +128,10 @@ def _socket(memory: Pair, socket: Path) -> float:
         return _ns_a_page(seconds(advertise), memory)
 
 
-def _ksmd(memory: Pair, scanned: list[float]) -> float:
-    """Real KSM, until it has merged; `scanned` gets what its first scan took."""
+def _ksmd(memory: Pair, beside: dict[str, list[float]]) -> float:
+    """Real KSM, until it has merged; what its first scan took is noted beside it."""
     once_s, twice_s = ksm.scan_seconds(memory)
-    scanned.append(_ns_a_page(once_s, memory))
+    beside.setdefault("scan", []).append(_ns_a_page(once_s, memory))
     return _ns_a_page(twice_s, memory)
 
 
@@ -159,25 +161,29 @@ def _ns_a_page(duration_s: float, memory: Pair) -> float:
     return duration_s / pages * 1e9
 
 
-def _tell(report: Report, mix: Mix, samples: dict[str, list[float]]) -> None:
-    engine, touch, map_ = samples["engine"], samples["touch"], samples["map"]
-    report.add(mix.name, "engine", "ns/page", engine)
-    report.add(mix.name, "first touch of the memory", "ns/page", touch)
-    report.add(mix.name, "mmap of the memory", "ns/page", map_)
-    report.add(
-        mix.name, "client on the socket: mmap, touch, advertise", "ns/page", samples["socket"]
-    )
+def _tell(report: Report, mix: Mix, kind: str, samples: dict[str, list[float]]) -> None:
+    engine, socket = samples[f"engine, {kind}"], samples[f"socket, {kind}"]
+    touch, map_ = samples[f"touch, {kind}"], samples[f"map, {kind}"]
+    case = f"{mix.name}, {kind}"
+    report.add(case, "engine", "ns/page", engine)
+    report.add(case, "first touch of the memory", "ns/page", touch)
+    report.add(case, "mmap of the memory", "ns/page", map_)
+    report.add(case, "client on the socket: mmap, touch, advertise", "ns/page", socket)
     whole = [sum(parts) for parts in zip(engine, touch, map_, strict=True)]
     report.ratio(
-        mix.name, "speed of the socket : the same without it", whole, samples["socket"],
-        at_least(0.85),
+        case, "speed of the socket : the same without it", whole, socket, at_least(0.85)
     )  # fmt: skip
     if "ksmd" in samples:
         wanted = at_least(TIMES_KSM.get(mix.name, 10.0))
-        report.add(mix.name, "ksmd until merged (two scans)", "ns/page", samples["ksmd"])
-        report.ratio(mix.name, "speed of the engine : ksmd", samples["ksmd"], engine, wanted)
-        report.ratio(mix.name, "speed of the engine : one scan", samples["scan"], engine)
+        report.ratio(case, "speed of the engine : ksmd", samples["ksmd"], engine, wanted)
+        report.ratio(case, "speed of the engine : one scan", samples["scan"], engine)
     if "C" in samples:
         wanted = at_least(OF_BOUND.get(mix.name, 0.55))
+        report.ratio(case, "speed of the engine : C", samples["C"], engine, wanted)
+
+
+def _tell_anchors(report: Report, mix: Mix, samples: dict[str, list[float]]) -> None:
+    if "ksmd" in samples:
+        report.add(mix.name, "ksmd until merged (two scans)", "ns/page", samples["ksmd"])
+    if "C" in samples:
         report.add(mix.name, "XXH64 and memcmp in C", "ns/page", samples["C"])
-        report.ratio(mix.name, "speed of the engine : C", samples["C"], engine, wanted)

@@ -34,12 +34,15 @@ MIXES = (
 
 
 @contextmanager
-def mixed_memory(mix: Mix, pages: int) -> Iterator[tuple[int, int]]:
-    """Two sealed memfds of `pages` pages each, one for each of two processes."""
+def mixed_memory(mix: Mix, pages: int, *, sealed: bool) -> Iterator[tuple[int, int]]:
+    """Two memfds of `pages` pages each, one for each of two processes; sealed ones are known never
+    to change."""
     first, second = _memfd(pages), _memfd(pages)
     try:
         with _mapped(first) as one, _mapped(second) as two:
             _fill(_words(one), _words(two), mix)
+        for descriptor in (first, second) if sealed else ():
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
         yield first, second
     finally:
         os.close(first)

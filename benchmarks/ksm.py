@@ -123,7 +123,7 @@ def _mergeable_copy(descriptor: int) -> mmap.mmap:
     size = os.fstat(descriptor).st_size
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
-    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as contents:
+    with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ) as contents:
         memory[:] = contents
     memory.madvise(mmap.MADV_MERGEABLE)
     return memory

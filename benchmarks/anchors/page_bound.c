@@ -71,7 +71,7 @@ int main(int argc, char **argv)
 
 	if (!pages)
 		return 2;
-	memory = mmap(NULL, size, PROT_READ, MAP_SHARED, atoi(argv[1]), 0);
+	memory = mmap(NULL, size, PROT_READ, MAP_PRIVATE, atoi(argv[1]), 0);
 	copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED || copy == MAP_FAILED)
 		return 1;

@@ -245,12 +245,13 @@ class FrameContents:
     def _inherit(self, pfns: Pfns, twins: Pfns, guessed: Numbers, sources: Pfns) -> Numbers:
         """Let those of the pages `guessed` that equal their source take over its checksum;
         returns the others."""
-        equal = sources != NO_HINT
+        equal: Mask = sources != NO_HINT
         equal[equal] = self.equal(pfns[guessed[equal]], sources[equal])
         known, proven = guessed[equal], sources[equal]
         twins[known] = proven
         self._table.checksum[pfns[known]] = self._table.checksum[proven]
-        return guessed[~equal]
+        others: Numbers = guessed[~equal]
+        return others
 
     def _hash(self, content: Content, pfns: Pfns, indices: Indices, chosen: Numbers) -> None:
         if len(chosen):

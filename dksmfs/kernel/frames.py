@@ -184,10 +184,10 @@ class Frames:
         self._table.mapcount[pfn] -= count - 1
         self.put(range(pfn, pfn + 1))
 
-    def _without_repetitions(self, pfns: Pfns) -> Selection:
-        short = compact(pfns)
-        if isinstance(short, range):
-            return short
+    def _without_repetitions(self, pfns: Selection) -> Selection:
+        pfns = compact(pfns)
+        if isinstance(pfns, range):
+            return pfns
         places = np.empty(self._end, np.int32)  # only what is written of it becomes real memory
         every = np.arange(len(pfns), dtype=np.int32)
         places[pfns] = every
@@ -252,12 +252,12 @@ class Frames:
     def track(self, pfns: Selection) -> None:
         """Count a page descriptor for each of `pfns`; a frame that reaches `MANY` stays there."""
         tracked = self._table.tracked
-        where = at(pfns)
-        if isinstance(where, slice) and not tracked[where].any():
-            tracked[where] = 1
-            return
-        named, counts = np.unique(numbers(pfns), return_counts=True)
-        tracked[named] = np.minimum(tracked[named] + counts, MANY)
+        if len(self._without_repetitions(pfns)) == len(pfns):
+            counts = tracked[at(pfns)]
+            tracked[at(pfns)] = counts + (counts < MANY)
+        else:
+            named, times = np.unique(numbers(pfns), return_counts=True)
+            tracked[named] = np.minimum(tracked[named] + times, MANY)
 
     def untrack(self, pfn: int) -> None:
         """Count a page descriptor less."""

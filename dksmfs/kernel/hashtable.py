@@ -5,8 +5,7 @@ Descriptors are chained per bucket, the newest first, and hold no reference on t
 
 The kernel has 4096 buckets. Here their number grows with the table, so that chains stay short;
 that cannot be seen from outside, since only descriptors with one and the same checksum affect
-each other, and their order in the chain is the same. For the same reason descriptors of one frame
-that follow each other are one slot with a count: they are always judged alike.
+each other, and their order in the chain is the same.
 """
 
 from typing import Final
@@ -18,156 +17,262 @@ from dksmfs.kernel.content import Checksums
 from dksmfs.kernel.linear import Numbers
 
 HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size shows
-
 NO_SLOT: Final = -1
 
-_GOLDEN_RATIO_32: Final = np.uint32(0x61C88647)
-_FEWEST_BITS: Final = 12
+_FEWEST_BITS: Final = 12  # of the number of a bucket
 _MOST_BITS: Final = 28
-_LOW_HALF: Final = np.uint64(0xFFFFFFFF)
+_ROOM: Final = 4  # slots for each bucket, when the table is laid out; memory not used yet is free
 
-Slots = npt.NDArray[np.int32]  # positions of descriptors, which hold until the next `add`
+_FEWEST_IN_PART: Final = 1 << 16  # slots that are sorted at once when the table is laid out anew
+_MOST_PARTS: Final = 16
+
+# hash_32() makes a key of a checksum, each another one; the upper bits of a key are its bucket.
+_GOLDEN_RATIO_32: Final = 0x61C88647
+_FACTOR: Final = np.uint32(_GOLDEN_RATIO_32)
+_KEY_BITS: Final = 32
+_KEY_MASK: Final = (1 << _KEY_BITS) - 1
+
+_REMOVED: Final = np.uint32(1 << (_KEY_BITS - 1))
+"""The bit of its key that changes when a slot is removed. The slot stays in its chain, where nobody
+looks for the new key: it is one of another bucket, whatever the number of buckets."""
+
+_ONE: Final = np.uint32(1)  # of the type of the counts: a plain 1 makes `add.at` 40 times slower
+
+_LINK: Final = np.dtype([("key", np.uint32), ("next", np.int32)])
+"""What is looked at along a chain, side by side: that is one line of the processor's cache."""
+
+Slots = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+_Keys = npt.NDArray[np.uint32]
 
 
 class Hashtable:
     """All page descriptors; `len()` is what hashtable_entries shows.
 
-    Slots are given out in ascending order, so a higher slot is a newer descriptor. That of a
-    removed one has frame 0, which is never tracked, and is left out when the table grows.
+    A slot stands for one descriptor, or for several of one checksum and frame that were added one
+    after the other: they are always judged alike. Slots are positions in arrays, and valid until
+    the next `add`. Of those with one checksum, a newer slot has a higher number.
     """
 
     def __init__(self) -> None:
         self.version = 0
         """Grows with every change."""
-        self._bits = _FEWEST_BITS
-        self._heads: Slots = np.full(1 << _FEWEST_BITS, NO_SLOT, np.int32)
-        self._used = 0
-        self._entries = 0
-        self._set_capacity(1 << _FEWEST_BITS)
+        self._repeated = 0  # descriptors that have no slot of their own
+        self._highest_pfn = 0  # of all frames that ever had a descriptor
+        self._clear(_FEWEST_BITS)
 
-    def _set_capacity(self, slots: int) -> None:
-        self._checksum = np.empty(slots, np.uint32)
-        self._pfn = np.empty(slots, np.uint32)
-        self._next: Slots = np.empty(slots, np.int32)
-        self._repeated = np.zeros(slots, np.int64)  # memory that is never written is not taken
+    def _clear(self, bits: int) -> None:
+        """Have no slots, but so many buckets."""
+        room = _ROOM << bits
+        self._bits = bits
+        self._heads: Slots = np.full(1 << bits, NO_SLOT, np.int32)
+        self._used = 0
+        self._live = 0  # those of the used ones that were not removed
+        self._links = np.empty(room, _LINK)
+        self._key: _Keys = self._links["key"]
+        self._next: Slots = self._links["next"]
+        self._pfn = np.empty(room, np.uint32)  # 0 of a removed slot: frame 0 is never tracked
+        self._repeats = np.zeros(room, np.uint32)  # takes no memory where it is never written
 
     def __len__(self) -> int:
-        return self._entries
+        return self._live + self._repeated
 
-    def _buckets(self, checksums: Checksums) -> npt.NDArray[np.uint32]:
-        """hash_32(checksum, bits)."""
-        return (checksums * _GOLDEN_RATIO_32) >> np.uint32(32 - self._bits)
-
-    # --- adding and removing ----------------------------------------------------------------
-
-    def add(self, checksums: Checksums, pfns: Numbers) -> Mask:
-        """Put descriptors at the head of their chains, one after the other; those with the same
-        checksum stand together. Returns which ones got a slot of their own."""
-        self.version += 1
-        self._entries += len(pfns)
-        if self._used + len(pfns) > len(self._next):
-            self._lay_out(len(pfns))
-        first = np.ones(len(pfns), np.bool_)
-        first[1:] = checksums[1:] != checksums[:-1]
-        older = self.newest(checksums)
-        before = np.where(older == NO_SLOT, 0, self._pfn[older])
-        before[~first] = pfns[np.flatnonzero(~first) - 1]
-        new: Mask = before != pfns
-        slots = np.where(new, self._used + np.cumsum(new) - 1, older)
-        self._store(checksums[new], pfns[new])
-        if not new.all():
-            # A repetition belongs to the one before, and that may be a repetition, too.
-            start = np.maximum.accumulate(np.where(new | first, np.arange(len(new)), 0))
-            np.add.at(self._repeated, slots[start[~new]], 1)
-        return new
-
-    def _store(self, checksums: Checksums, pfns: Numbers | npt.NDArray[np.uint32]) -> None:
-        slots = np.arange(self._used, self._used + len(pfns), dtype=np.int32)
-        self._used += len(pfns)
-        self._checksum[slots] = checksums
-        self._pfn[slots] = pfns
-        self._link(slots)
-
-    def _link(self, slots: Slots) -> None:
-        keys = self._buckets(self._checksum[slots]).astype(np.uint64) << np.uint64(32)
-        keys |= slots.view(np.uint32)
-        keys.sort()
-        slots = (keys & _LOW_HALF).astype(np.int32)
-        buckets = (keys >> np.uint64(32)).view(np.int64)
-        first = np.ones(len(slots), np.bool_)
-        first[1:] = buckets[1:] != buckets[:-1]
-        older = np.empty_like(slots)
-        older[1:] = slots[:-1]
-        older[first] = self._heads[buckets[first]]
-        self._next[slots] = older
-        last = np.roll(first, -1)
-        self._heads[buckets[last]] = slots[last]
-
-    def _lay_out(self, more: int) -> None:
-        """Make room for more descriptors, leaving out those that were removed."""
-        kept = np.flatnonzero(self._pfn[: self._used])
-        checksum, pfn = self._checksum[kept], self._pfn[kept]
-        repeated = self._repeated[kept]
-        needed = len(kept) + more
-        self._bits = min(max(_FEWEST_BITS, (needed - 1).bit_length()), _MOST_BITS)
-        self._heads = np.full(1 << self._bits, NO_SLOT, np.int32)
-        self._used = 0
-        self._set_capacity(1 << (needed - 1).bit_length())
-        self._store(checksum, pfn)
-        often = np.flatnonzero(repeated)
-        self._repeated[often] = repeated[often]
-
-    def remove(self, slot: int) -> None:
-        """Drop the descriptors of a slot."""
-        self.version += 1
-        self._entries -= 1 + int(self._repeated[slot])
-        self._pfn[slot] = self._repeated[slot] = 0
-
-    # --- looking ----------------------------------------------------------------------------
+    # --- looking up -------------------------------------------------------------------------
 
     def newest(self, checksums: Checksums) -> Slots:
-        """The newest descriptor with each checksum; NO_SLOT if there is none."""
-        return self._seek(self._heads[self._buckets(checksums)], checksums)
+        """The slot of the newest descriptor with each checksum; NO_SLOT if there is none."""
+        return self._newest(checksums * _FACTOR)
 
     def older(self, slots: Slots) -> Slots:
-        """The next older descriptor with the same checksum; NO_SLOT if there is none."""
-        return self._seek(self._next[slots], self._checksum[slots])
-
-    def _seek(self, slots: Slots, checksums: Checksums) -> Slots:
-        """Go along chains, from `slots` on, to the next descriptors with these checksums."""
-        seeking = np.flatnonzero(slots != NO_SLOT)
-        while len(seeking):
-            here = slots[seeking]
-            found = (self._checksum[here] == checksums[seeking]) & (self._pfn[here] != 0)
-            seeking = seeking[~found]
-            slots[seeking] = self._next[slots[seeking]]
-            seeking = seeking[slots[seeking] != NO_SLOT]
-        return slots
+        """The next older slot with the same checksum as each; NO_SLOT if there is none."""
+        links = self._links.take(slots)
+        return self._along(links["key"], links["next"].copy())
 
     def pfns(self, slots: Slots) -> Numbers:
-        """The frame of each slot."""
-        pfns: Numbers = self._pfn[slots].astype(np.int64)
-        return pfns
+        """The frame of each slot; anything for NO_SLOT."""
+        return self._pfn.take(slots).astype(np.int64)
 
     def counts(self, slots: Slots) -> Numbers:
-        """How many descriptors each slot stands for."""
-        counts: Numbers = self._repeated[slots] + 1
-        return counts
+        """How many descriptors each slot stands for; anything for NO_SLOT."""
+        return self._repeats.take(slots).astype(np.int64) + 1
 
     def chain(self, checksum: int) -> list[tuple[int, int, int]]:
-        """The descriptors with a checksum, newest first: slot, frame, and how many they are."""
+        """The slots with `checksum`, newest first: number, frame and count of each."""
+        key_at, next_at = self._key.item, self._next.item
+        key = checksum * _GOLDEN_RATIO_32 & _KEY_MASK
+        slot = self._heads.item(key >> (_KEY_BITS - self._bits))
         found = []
-        slot = int(self._heads[self._buckets(np.array([checksum], np.uint32))[0]])
         while slot != NO_SLOT:
-            pfn = self._pfn.item(slot)
-            if pfn and self._checksum.item(slot) == checksum:
-                found.append((slot, pfn, 1 + self._repeated.item(slot)))
-            slot = self._next.item(slot)
+            if key_at(slot) == key:
+                found.append((slot, self._pfn.item(slot), self._repeats.item(slot) + 1))
+            slot = next_at(slot)
         return found
 
     def frames(self) -> Numbers:
-        """The frame of every slot that is in use."""
+        """The frame of every slot."""
         used = self._pfn[: self._used]
         frames: Numbers = used[used != 0].astype(np.int64)
         return frames
+
+    def _buckets(self, keys: _Keys) -> npt.NDArray[np.intp]:
+        return (keys >> np.uint32(_KEY_BITS - self._bits)).astype(np.intp)
+
+    def _newest(self, keys: _Keys) -> Slots:
+        return self._along(keys, self._heads.take(self._buckets(keys)))
+
+    def _along(self, keys: _Keys, slots: Slots) -> Slots:
+        """The first slot with each key in the chain that begins with each of `slots`, which are
+        overwritten."""
+        waiting = None
+        at = slots.astype(np.intp)  # or numpy would convert them wherever they are used
+        while len(at):
+            links = self._links.take(at)
+            other = np.flatnonzero((links["key"] != keys) & (at != NO_SLOT))
+            waiting = other if waiting is None else waiting.take(other)
+            keys, at = keys.take(other), links["next"].take(other).astype(np.intp)
+            slots[waiting] = at
+        return slots
+
+    # --- changing ---------------------------------------------------------------------------
+
+    def remove(self, slot: int) -> None:
+        """Drop all descriptors that a slot stands for."""
+        assert self._pfn.item(slot), "a slot is removed twice"
+        self._pfn[slot] = 0
+        self._key[slot] ^= _REMOVED
+        self._repeated -= self._repeats.item(slot)
+        self._live -= 1
+        self.version += 1
+
+    def add(self, checksums: Checksums, pfns: Numbers) -> Mask:
+        """Put descriptors at the head of their chains, one after the other; those with the same
+        checksum stand together. Tells of each whether it got a slot of its own; otherwise it
+        repeats the newest one and is counted there."""
+        self.version += 1
+        if self._used + len(pfns) > len(self._pfn):
+            self._lay_out(self._live + len(pfns))
+        if len(pfns) == 1:
+            return np.array([self._add_one(checksums.item(), pfns.item())])
+        return self._add_many(checksums * _FACTOR, pfns)
+
+    def _add_one(self, checksum: int, pfn: int) -> bool:
+        """`add` without arrays, which take 40 us for a single descriptor."""
+        key = checksum * _GOLDEN_RATIO_32 & _KEY_MASK
+        slot = self._heads.item(key >> (_KEY_BITS - self._bits))
+        while slot != NO_SLOT and self._key.item(slot) != key:
+            slot = self._next.item(slot)
+        if slot != NO_SLOT and self._pfn.item(slot) == pfn:
+            self._repeats[slot] += _ONE
+            self._repeated += 1
+            return False
+        slot = self._take_slots(1)
+        bucket = key >> (_KEY_BITS - self._bits)
+        self._key[slot] = key
+        self._next[slot] = self._heads.item(bucket)
+        self._pfn[slot] = pfn
+        self._heads[bucket] = slot
+        self._highest_pfn = max(self._highest_pfn, pfn)
+        return True
+
+    def _add_many(self, keys: _Keys, pfns: Numbers) -> Mask:
+        new = _starts(keys)
+        first = np.flatnonzero(new)
+        new[1:] |= pfns[1:] != pfns[:-1]
+        known, known_slots = self._repeating(keys, pfns, first)
+        new[known] = False
+        if new.all():
+            self._store(keys, pfns)
+            return new
+        # What neither is new nor repeats a slot of before is like its predecessor.
+        placed = new.copy()
+        placed[known] = True
+        slots = np.zeros(len(keys), np.int64)
+        slots[new] = self._store(keys[new], pfns[new])
+        slots[known] = known_slots
+        like = np.maximum.accumulate(np.where(placed, np.arange(len(keys)), 0))
+        repeated = slots[like[~new]]
+        np.add.at(self._repeats, repeated, _ONE)
+        self._repeated += len(repeated)
+        return new
+
+    def _repeating(self, keys: _Keys, pfns: Numbers, asked: Numbers) -> tuple[Numbers, Slots]:
+        """Which of the descriptors `asked` repeat the newest one in the table, and its slot."""
+        asked = asked[pfns[asked] <= self._highest_pfn]  # which new frames exceed
+        slots = self._newest(keys[asked])
+        same = (slots != NO_SLOT) & (self._pfn.take(slots) == pfns[asked])
+        return asked[same], slots[same]
+
+    def _take_slots(self, count: int) -> int:
+        """The first of `count` fresh slots, for which there are buckets enough."""
+        first = self._used
+        self._used += count
+        self._live += count
+        while self._live > len(self._heads):
+            # Both halves of a bucket begin with the chain of the whole one, which is right for
+            # either, though longer than need be until the table is laid out anew.
+            self._heads = np.repeat(self._heads, 2)
+            self._bits += 1
+        return first
+
+    def _store(self, keys: _Keys, pfns: Numbers | npt.NDArray[np.uint32]) -> Numbers:
+        """Put descriptors, of which those with equal keys are neighbours, into fresh slots; returns
+        the slots."""
+        low = self._take_slots(len(keys))
+        slots = np.arange(low, self._used)
+        here = slice(low, self._used)
+        self._key[here] = keys
+        self._next[here] = slots - 1
+        self._pfn[here] = pfns
+        self._highest_pfn = max(self._highest_pfn, int(pfns.max(initial=0)))
+        first = np.flatnonzero(_starts(keys))
+        newest = np.append(first, len(keys))[1:] + (low - 1)
+        self._link(slots[first], newest, keys[first])
+        return slots
+
+    def _link(self, oldest: Numbers, newest: Numbers, keys: _Keys) -> None:
+        """Put runs of slots, each of one key, at the head of their chains."""
+        buckets = self._buckets(keys)
+        while len(buckets):
+            # Of those in one bucket, one becomes its head, and the others try again.
+            self._next[oldest] = self._heads.take(buckets)
+            self._heads[buckets] = newest
+            left = np.flatnonzero(self._heads.take(buckets) != newest)
+            buckets, oldest, newest = buckets[left], oldest[left], newest[left]
+
+    def _lay_out(self, needed: int) -> None:
+        """Make room for more slots, with buckets for those `needed`. Removed ones are dropped, and
+        chains get short, and come to lie close together in memory."""
+        used, repeats = self._used, self._repeats
+        links, pfns = self._links[:used], self._pfn[:used]
+        self._clear(min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS))
+        # Part by part, in the order of the keys: memory that is used for the first time takes
+        # longer than what is done with it here, and so is used again for the next part.
+        parts = min(used // _FEWEST_IN_PART + 1, _MOST_PARTS)
+        part = ((links["key"] >> 16) * np.uint32(parts) >> 16).astype(np.uint8)
+        part[pfns == 0] = parts
+        for number in range(parts):
+            slots = np.flatnonzero(part == number)
+            keys, slots = _sorted(links.take(slots)["key"], slots)
+            fresh = self._store(keys, pfns.take(slots))
+            if self._repeated:
+                counts = repeats.take(slots)
+                written = np.flatnonzero(counts)
+                self._repeats[fresh[written]] = counts[written]
+
+
+def _starts(keys: _Keys) -> Mask:
+    """Where another key begins."""
+    starts = np.ones(len(keys), np.bool_)
+    starts[1:] = keys[1:] != keys[:-1]
+    return starts
+
+
+def _sorted(keys: _Keys, numbers: Numbers) -> tuple[_Keys, Numbers]:
+    """Keys in ascending order, and the number of each; numbers with one key ascend, too."""
+    order = keys.astype(np.uint64)
+    order <<= np.uint64(_KEY_BITS)
+    order |= numbers.view(np.uint64)
+    order.sort()
+    keys = (order >> np.uint64(_KEY_BITS)).astype(np.uint32)
+    order &= np.uint64(_KEY_MASK)
+    return keys, order.view(np.int64)

@@ -38,7 +38,7 @@ class Hints:
         Pages in a row often are copies of pages in a row: where nothing is known of a page, it may
         follow what the one before is like.
         """
-        hinted = self._frames[fingerprints >> self._shift].astype(np.int64)
+        hinted: Numbers = self._frames[fingerprints >> self._shift].astype(np.int64)
         hinted[~self._is_like(hinted, fingerprints)] = NO_HINT
         unknown = np.flatnonzero(hinted == NO_HINT)
         if len(unknown) < len(hinted):
