@@ -45,6 +45,8 @@ few calls, of which both sides fit in the processor's L2 cache, and one that dif
 
 _FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
 
+_RUN_PAGES: Final = 64  # equal pages in a row that are looked for
+_SAMPLED_PAGES: Final = 16  # one of so many
 _SAMPLED_WORDS: Final = 255  # one of so many: 0, 255 and 510 of a page, which ends with 511
 _SAMPLE_FACTORS: Final = tuple(
     np.array(factor, np.uint64)
@@ -194,11 +196,6 @@ class Content(ABC):
             checksums[here] = checksum_rows(self.rows(indices[here]))
         return checksums
 
-    def fingerprints(self, indices: Indices) -> Words | None:  # noqa: ARG002
-        """A number that pages with equal bytes share, from a few words of each; None for contents
-        that are described, whose checksums are cheap anyway."""
-        return None
-
 
 class StoredContent(Content):
     """Bytes held by `buffer`; the last page is filled up with zeros.
@@ -251,7 +248,37 @@ class StoredContent(Content):
         pages = map(self._rows.__getitem__, indices.tolist())
         return _checksum_each(pages, len(indices))
 
+    def repetitions(self, indices: Indices) -> Indices | None:
+        """For each page the position, in `indices`, of an earlier one that is proven to have the
+        same bytes, or its own; None if none was found.
+
+        What is found are runs of equal pages, zeros above all: they are compared with themselves,
+        shifted by a page, which looks at half the memory that comparing with others does.
+        """
+        adjacent = self._adjacent(indices)
+        runs = len(indices) // _RUN_PAGES
+        if adjacent is None or not runs:
+            return None
+        probes = self._rows[adjacent][: runs * _RUN_PAGES : _RUN_PAGES // 4, :8]
+        words = np.ascontiguousarray(probes).view(np.uint64).reshape(runs, 4)
+        maybe = np.flatnonzero((words == words[:, :1]).all(axis=1))
+        first = self._address + (adjacent.start + maybe * _RUN_PAGES) * PAGE_SIZE
+        sizes = np.full(len(maybe), (_RUN_PAGES - 1) * PAGE_SIZE)
+        same = maybe[_equal_bytes(first, first + PAGE_SIZE, sizes)]
+        if not len(same):
+            return None
+        earlier = np.arange(len(indices))
+        earlier[: runs * _RUN_PAGES].reshape(runs, _RUN_PAGES)[same] = same[:, None] * _RUN_PAGES
+        return earlier
+
+    def seem_to_differ(self, indices: Indices) -> bool:
+        """Whether none of a sample of the pages begins like another."""
+        sample = self._rows[indices[indices < self._whole][::_SAMPLED_PAGES], :8]
+        words = np.ascontiguousarray(sample).view(np.uint64)
+        return len(np.unique(words)) == len(words)
+
     def fingerprints(self, indices: Indices) -> Words:
+        """A number that pages with equal bytes share, from a few words of each."""
         adjacent = self._adjacent(indices)
         if adjacent is not None:
             return _fingerprint_rows(self._rows[adjacent])

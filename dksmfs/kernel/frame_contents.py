@@ -186,12 +186,10 @@ class FrameContents:
             content, where = self._contents[number], unknown[at(chosen)]
             frames = pfns[where]
             indices = self._indices(frames)
-            words = content.fingerprints(indices)
-            if words is None:
-                twins[where] = self._examine_described(number, content, frames, indices)
+            if isinstance(content, StoredContent):
+                twins[where] = self._examine_repetitions(content, frames, indices)
             else:
-                fingerprints = (words >> np.uint64(32)).astype(np.uint32)
-                twins[where] = self._examine_stored(content, frames, indices, fingerprints)
+                twins[where] = self._examine_described(number, content, frames, indices)
             if content.stable:
                 self._table.flags[frames] |= np.uint8(HASHED)
         checksums: Checksums = self._table.checksum[pfns]
@@ -223,11 +221,25 @@ class FrameContents:
         within &= table.page.get(candidates) == table.page.get(pfns)
         return within
 
-    def _examine_stored(
-        self, content: Content, pfns: Pfns, indices: Indices, fingerprints: Fingerprints
-    ) -> Pfns:
+    def _examine_repetitions(self, content: StoredContent, pfns: Pfns, indices: Indices) -> Pfns:
+        """Of pages that are alike in a row, it is enough to examine one."""
+        earlier = content.repetitions(indices)
+        if earlier is None:
+            return self._examine_stored(content, pfns, indices)
+        once = np.flatnonzero(earlier == np.arange(len(pfns)))
+        twins = pfns.copy()
+        twins[once] = self._examine_stored(content, pfns[once], indices[once])
+        self._table.checksum[pfns] = self._table.checksum[pfns[earlier]]
+        repeated: Pfns = twins[earlier]
+        return repeated
+
+    def _examine_stored(self, content: StoredContent, pfns: Pfns, indices: Indices) -> Pfns:
         """Known are pages that may be anywhere else in memory, and those of this very call."""
         twins, rest = pfns.copy(), np.arange(len(pfns))
+        if not content.stable and content.seem_to_differ(indices):
+            self._hash(content, pfns, indices, rest)
+            return twins
+        fingerprints = (content.fingerprints(indices) >> np.uint64(32)).astype(np.uint32)
         if content.stable:
             sources = self._hints.lookup(fingerprints)
             rest = self._inherit(pfns, twins, rest, sources)

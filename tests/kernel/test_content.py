@@ -108,13 +108,6 @@ def test_pages_that_end_with_two_words(before_last: int, lasts: list[int]) -> No
     assert checksums.tolist() == list(map(checksum, pages))
 
 
-@pytest.mark.parametrize("text", DESCRIBED)
-def test_described_contents_need_no_fingerprints(text: str) -> None:
-    content = parse_content(text)
-    assert content.fingerprints(np.arange(2)) is None
-    assert content.uniform == (text in ("zero", "const:7"))
-
-
 # --- stored pages ---------------------------------------------------------------------------------
 
 
@@ -245,3 +238,35 @@ def test_equal_pages(asked: list[tuple[int, int, int, int, int]]) -> None:
     equal = equal_pages(base + left * PAGE_SIZE, base + right * PAGE_SIZE)
     assert (equal == (MEMORY[left, -1] == MEMORY[right, -1])).all()
     assert len(equal) == len(pairs)
+
+
+# --- repetitions ----------------------------------------------------------------------------------
+
+
+def test_runs_of_equal_pages_are_found_whole() -> None:
+    pages = np.zeros((200, 512), "<u8")
+    pages[130:, 0] = 7
+    repetitions = StoredContent(pages.tobytes()).repetitions(np.arange(200))
+    assert repetitions is not None
+    assert repetitions.tolist() == [*[0] * 64, *[64] * 64, *range(128, 200)]
+
+
+def test_pages_of_a_run_that_differ_anywhere_are_no_repetitions() -> None:
+    for page in (0, 1, 40, 63):
+        pages = np.zeros((64, 512), "<u8")
+        pages[page, 300] = 1
+        assert StoredContent(pages.tobytes()).repetitions(np.arange(64)) is None
+
+
+def test_pages_that_are_not_adjacent_are_no_repetitions() -> None:
+    zeros = StoredContent(bytes(128 * 4096))
+    assert zeros.repetitions(np.arange(0, 128, 2)) is None
+    assert zeros.repetitions(np.arange(63)) is None
+
+
+def test_pages_that_begin_alike_do_not_seem_to_differ() -> None:
+    pages = np.zeros((64, 512), "<u8")
+    pages[:, 0] = np.arange(64)
+    assert StoredContent(pages.tobytes()).seem_to_differ(np.arange(64))
+    pages[::16, 0] = 5
+    assert not StoredContent(pages.tobytes()).seem_to_differ(np.arange(64))
