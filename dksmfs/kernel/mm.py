@@ -5,6 +5,7 @@ it is in `faults` (accesses), `mmap` (system calls that map) and `madvise`.
 """
 
 from enum import Enum
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class AddressSpace:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.tables = PageTables()
-        self.vmas = VmaList(self._split_huge_at)
+        # Not a method of this: a process that is gone is freed at once, not by the collector.
+        self.vmas = VmaList(partial(_split_huge_at, memory.frames, self.tables))
 
     @property
     def frames(self) -> Frames:
@@ -82,19 +84,7 @@ class AddressSpace:
         if table is None:
             table = self.tables[area] = PageTable()
         elif isinstance(table, HugePage):
-            table = self._split_huge(area, table)
-        return table
-
-    def _split_huge_at(self, vpn: int) -> None:
-        """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
-        huge = self.tables.huge(vpn // HUGE_PAGES)
-        if vpn % HUGE_PAGES and huge is not None:
-            self._split_huge(vpn // HUGE_PAGES, huge)
-
-    def _split_huge(self, area: int, huge: HugePage) -> PageTable:
-        if not huge.zero:
-            self.frames.split_huge_mapping(huge.pfn)
-        table = self.tables[area] = huge.split()
+            table = _split_huge(self.frames, self.tables, area, table)
         return table
 
     def zap(self, start: int, end: int) -> None:
@@ -185,3 +175,17 @@ class AddressSpace:
         assert (run.pfn == ZERO_PFN) or self.frames.anonymous(run.frames).all()
         for vpn in range(run.start, run.end) if run.flags else ():
             assert self.vmas.at(vpn) is not None, "page without a mapping"
+
+
+def _split_huge_at(frames: Frames, tables: PageTables, vpn: int) -> None:
+    """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
+    huge = tables.huge(vpn // HUGE_PAGES)
+    if vpn % HUGE_PAGES and huge is not None:
+        _split_huge(frames, tables, vpn // HUGE_PAGES, huge)
+
+
+def _split_huge(frames: Frames, tables: PageTables, area: int, huge: HugePage) -> PageTable:
+    if not huge.zero:
+        frames.split_huge_mapping(huge.pfn)
+    table = tables[area] = huge.split()
+    return table

@@ -253,3 +253,13 @@ def test_many_frames_of_one_checksum() -> None:
     assert table.add(np.array([5], np.uint32), np.array([1])).all()
     assert [pfn for _, pfn, _ in table.chain(5)] == [1, *range(count, 0, -1)]
     assert table.chain(6) == []
+
+
+@pytest.mark.parametrize("first", [[(5, 9)], [(4, 8), (5, 9)]], ids=["one", "many"])
+def test_what_was_added_alone_or_with_others_is_repeated_later(
+    first: list[tuple[int, int]],
+) -> None:
+    table = Hashtable()
+    added(table, first)
+    assert added(table, [(5, 9), (6, 9)]) == [False, True]
+    assert [(pfn, count) for _, pfn, count in table.chain(5)] == [(9, 2)]

@@ -1,5 +1,8 @@
 """Single facts about the machine, each of which was wrong once or is easily got wrong."""
 
+import gc
+import weakref
+
 import pytest
 
 from dksmfs.kernel.content import PAGE_SIZE, StoredContent, parse_content
@@ -20,6 +23,18 @@ def machine() -> Machine:
 @pytest.fixture
 def pid(machine: Machine) -> int:
     return machine.spawn("a")
+
+
+def test_a_machine_is_freed_with_its_last_reference() -> None:
+    machine = Machine("always")
+    machine.mmap(machine.spawn("a"), 1024 * PAGE_SIZE, content=parse_content("zero"))
+    gone = weakref.ref(machine.memory)
+    gc.disable()
+    try:
+        del machine
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def words(machine: Machine, pid: int, pages: int) -> list[int | None]:
