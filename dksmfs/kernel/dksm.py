@@ -122,6 +122,7 @@ class Dksm:
         if not len(passed):
             return
         checksums, twins = yield from self._examine(pfns[passed], pages_at_once)
+        yield from self._table.reserve(len(passed))
         batch = Batch.of(low + passed, pfns[passed], flags[passed], checksums, twins)
         decision = Decision(self._memory.frames, self._table, vma, batch)
         outcome = decision.first_outcome()

@@ -8,6 +8,7 @@ that cannot be seen from outside, since only descriptors with one and the same c
 each other, and their order in the chain is the same.
 """
 
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,7 @@ _MOST_BITS: Final = 28
 _ROOM: Final = 4  # slots for each bucket, when the table is laid out; memory not used yet is free
 
 _FEWEST_IN_PART: Final = 1 << 16  # slots that are sorted at once when the table is laid out anew
-_MOST_PARTS: Final = 16
+_MOST_PARTS: Final = 64
 
 # hash_32() makes a key of a checksum, each another one; the upper bits of a key are its bucket.
 _GOLDEN_RATIO_32: Final = 0x61C88647
@@ -57,7 +58,8 @@ class Hashtable:
     def __init__(self) -> None:
         self.version = 0
         """Grows with every change."""
-        self._repeated = 0  # descriptors that have no slot of their own
+        self._descriptors = 0
+        self._repeated = False  # whether a slot stands for several
         self._highest_pfn = 0  # of all frames that ever had a descriptor
         self._clear(_FEWEST_BITS)
 
@@ -75,7 +77,7 @@ class Hashtable:
         self._repeats = np.zeros(room, np.uint32)  # takes no memory where it is never written
 
     def __len__(self) -> int:
-        return self._live + self._repeated
+        return self._descriptors
 
     # --- looking up -------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class Hashtable:
         assert self._pfn.item(slot), "a slot is removed twice"
         self._pfn[slot] = 0
         self._key[slot] ^= _REMOVED
-        self._repeated -= self._repeats.item(slot)
+        self._descriptors -= 1 + self._repeats.item(slot)
         self._live -= 1
         self.version += 1
 
@@ -148,9 +150,10 @@ class Hashtable:
         """Put descriptors at the head of their chains, one after the other; those with the same
         checksum stand together. Tells of each whether it got a slot of its own; otherwise it
         repeats the newest one and is counted there."""
+        for _ in self.reserve(len(pfns)):
+            pass
         self.version += 1
-        if self._used + len(pfns) > len(self._pfn):
-            self._lay_out(self._live + len(pfns))
+        self._descriptors += len(pfns)
         if len(pfns) == 1:
             return np.array([self._add_one(checksums.item(), pfns.item())])
         return self._add_many(checksums * _FACTOR, pfns)
@@ -163,7 +166,7 @@ class Hashtable:
             slot = self._next.item(slot)
         if slot != NO_SLOT and self._pfn.item(slot) == pfn:
             self._repeats[slot] += _ONE
-            self._repeated += 1
+            self._repeated = True
             return False
         slot = self._take_slots(1)
         bucket = key >> (_KEY_BITS - self._bits)
@@ -192,7 +195,7 @@ class Hashtable:
         like = np.maximum.accumulate(np.where(placed, np.arange(len(keys)), 0))
         repeated = slots[like[~new]]
         np.add.at(self._repeats, repeated, _ONE)
-        self._repeated += len(repeated)
+        self._repeated = True
         return new
 
     def _repeating(self, keys: _Keys, pfns: Numbers, asked: Numbers) -> tuple[Numbers, Slots]:
@@ -239,7 +242,19 @@ class Hashtable:
             left = np.flatnonzero(self._heads.take(buckets) != newest)
             buckets, oldest, newest = buckets[left], oldest[left], newest[left]
 
-    def _lay_out(self, needed: int) -> None:
+    def reserve(self, count: int) -> Generator[None, None, None]:
+        """Have room for `count` descriptors more. That takes long now and then, so there are
+        pauses, in which only the length may be asked for."""
+        if self._used + count > len(self._pfn):
+            laying_out = self._lay_out(self._live + count)
+            try:
+                for _ in laying_out:
+                    yield
+            finally:  # whoever was waiting for it
+                for _ in laying_out:
+                    pass
+
+    def _lay_out(self, needed: int) -> Iterator[None]:
         """Make room for more slots, with buckets for those `needed`. Removed ones are dropped, and
         chains get short, and come to lie close together in memory."""
         used, repeats = self._used, self._repeats
@@ -258,6 +273,7 @@ class Hashtable:
                 counts = repeats.take(slots)
                 written = np.flatnonzero(counts)
                 self._repeats[fresh[written]] = counts[written]
+            yield
 
 
 def _starts(keys: _Keys) -> Mask:

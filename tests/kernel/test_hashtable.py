@@ -263,3 +263,15 @@ def test_what_was_added_alone_or_with_others_is_repeated_later(
     added(table, first)
     assert added(table, [(5, 9), (6, 9)]) == [False, True]
     assert [(pfn, count) for _, pfn, count in table.chain(5)] == [(9, 2)]
+
+
+def test_a_table_that_is_laid_out_anew_keeps_its_length_and_may_be_left_alone() -> None:
+    table = Hashtable()
+    checksums = np.arange(300_000, dtype=np.uint32)
+    table.add(checksums, checksums.astype(np.int64) + 1)
+    room = len(table._pfn) - table._used
+    laying_out = table.reserve(room + 1)
+    next(laying_out)
+    assert len(table) == 300_000
+    laying_out.close()
+    assert table.pfns(table.newest(checksums)).tolist() == list(range(1, 300_001))
