@@ -19,9 +19,9 @@ from dksmfs.control.limits import ThpMode
 from dksmfs.control.live import LiveMemory
 from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
-from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.sysfs import Attribute, Directory
 
 R = TypeVar("R")

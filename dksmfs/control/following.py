@@ -15,13 +15,13 @@ from dksmfs.control import messages as m
 from dksmfs.control.limits import ThpMode
 from dksmfs.control.live import CHUNK_PAGES, LiveMemory
 from dksmfs.control.replies import Advised, Done
-from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.follow import Area, Mapping, follow_mappings, follow_pages, take_over
 from dksmfs.kernel.frames import HUGE_PAGES
-from dksmfs.kernel.machine import Machine, parse_prot
+from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.madvise import Advice
-from dksmfs.kernel.vma import Kind, VmaFlag
+from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.vma import Kind, VmaFlag, parse_prot
 
 if TYPE_CHECKING:
     from dksmfs.control.job import Job

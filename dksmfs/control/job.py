@@ -10,9 +10,10 @@ from dksmfs.control.live import LiveMemory
 from dksmfs.control.messages import Carried
 from dksmfs.control.messages import Content as WantedContent
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
-from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent, parse_content
+from dksmfs.kernel.content import Content, StoredContent, parse_content
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.sysfs import Directory
 
 if TYPE_CHECKING:

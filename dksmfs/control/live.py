@@ -17,9 +17,10 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import PAGE_SIZE, Content, Indices, Rows
+from dksmfs.kernel.content import Content, Indices
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.follow import State
+from dksmfs.kernel.page_bytes import PAGE_SIZE, Rows
 
 CHUNK_PAGES: Final = 1 << 32
 """Pages of address space in one `LiveContent`: a frame notes the page's number in 32 bits."""

@@ -9,9 +9,9 @@ import msgspec
 from dksmfs.control import messages as m
 from dksmfs.control.job import Job
 from dksmfs.control.limits import MAX_SHARING
-from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine, PageInfo
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 
 
 def processes(job: Job, _: m.Ps) -> m.Processes:

@@ -23,10 +23,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import Checksums
 from dksmfs.kernel.frames import Frames, Pfns, home
 from dksmfs.kernel.hashtable import NO_SLOT, Hashtable
 from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.page_bytes import Checksums
 from dksmfs.kernel.paging import ACCESSED, PRESENT, Flags
 from dksmfs.kernel.vma import Vma
 

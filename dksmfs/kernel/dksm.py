@@ -30,12 +30,12 @@ import numpy as np
 
 from dksmfs.kernel.again import Again, Version, origin_of
 from dksmfs.kernel.batch import MERGED, Batch, Decision, Outcome
-from dksmfs.kernel.content import Checksums
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frames import HUGE_PAGES, Pfns, home_pgoff
 from dksmfs.kernel.hashtable import HASHTABLE_SIZE, Hashtable
 from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.mm import AddressSpace, Memory
+from dksmfs.kernel.page_bytes import Checksums
 from dksmfs.kernel.paging import PRESENT, PROTNONE, Flags
 from dksmfs.kernel.vma import Kind, Vma
 

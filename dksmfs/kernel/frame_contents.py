@@ -6,20 +6,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import (
-    PAGE_SIZE,
-    Checksums,
-    Content,
-    Indices,
-    Rows,
-    StoredContent,
-    equal_pages,
-)
+from dksmfs.kernel.content import Content, Indices, StoredContent
 from dksmfs.kernel.contents import Contents
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
+from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, equal_pages
 
 Pfns = Numbers  # page frame numbers
 Mask = npt.NDArray[np.bool_]

@@ -14,11 +14,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import PAGE_SIZE, ZeroContent
+from dksmfs.kernel.content import ZeroContent
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frame_contents import FrameContents
 from dksmfs.kernel.frame_table import ANONYMOUS, CACHED, COMPOUND, MANY, FrameTable
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.vacancies import Vacancies
 
 Pfns = Numbers

@@ -15,21 +15,20 @@ import numpy as np
 
 from dksmfs.kernel import faults
 from dksmfs.kernel import mmap as calls
-from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent
+from dksmfs.kernel.content import Content, StoredContent
 from dksmfs.kernel.dksm import BATCH_PAGES, SLICED_BATCH_PAGES, Dksm
 from dksmfs.kernel.errors import AccessFault, kernel_error
 from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
 from dksmfs.kernel.mm import AddressSpace, Memory, Thp
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.pagecache import File
 from dksmfs.kernel.paging import HugePage, Part, Run
 from dksmfs.kernel.smaps import MappingInfo, mapping_info, present_pages
-from dksmfs.kernel.vma import Kind, Prot
+from dksmfs.kernel.vma import Kind, Prot, parse_prot
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
 """The advices by the name that people write."""
-
-_PROT_LETTERS = {"r": Prot.READ, "w": Prot.WRITE, "x": Prot.EXEC}
 
 
 @dataclass(slots=True)
@@ -356,15 +355,6 @@ class Machine:
                 mapped.update(_mapped_frames(part))
         self.memory.frames.check_invariants(mapped)
         self.dksm.check_invariants()
-
-
-def parse_prot(text: str) -> Prot:
-    """The protection that `text` names: "none", or letters of "rwx"; ValueError otherwise."""
-    if text == "none":
-        return Prot.NONE
-    if not text or set(text) - set(_PROT_LETTERS) or len(set(text)) < len(text):
-        raise ValueError(f'protection {text!r}: expected "none" or letters of "rwx"')
-    return Prot(sum(_PROT_LETTERS[letter] for letter in text))
 
 
 def _mapped_frames(part: Part) -> list[int]:

@@ -4,10 +4,10 @@ import errno
 from collections.abc import Iterator
 from enum import IntEnum
 
-from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.mm import AddressSpace
 from dksmfs.kernel.mmap import check_boundaries
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.vma import Kind, Vma, VmaFlag
 
 _ADDRESSES = 1 << 64

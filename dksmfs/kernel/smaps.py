@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dksmfs.kernel.content import PAGE_SIZE
 from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.mm import AddressSpace
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.page_tables import PageTables
 from dksmfs.kernel.paging import HugePage
-from dksmfs.kernel.vma import Kind, Prot, Vma
+from dksmfs.kernel.vma import Kind, Vma, prot_text
 
 _PSS_SHIFT = 12  # fixed-point bits of the kernel's proportional sizes
 _PAGE_KB = PAGE_SIZE // 1024
@@ -50,14 +50,6 @@ def mapping_info(mm: AddressSpace, vma: Vma) -> MappingInfo:
         int(np.count_nonzero(frames.anonymous(held))) * _PAGE_KB,
         len(huge) * HUGE_PAGES * _PAGE_KB,
     )
-
-
-def prot_text(prot: Prot) -> str:
-    """The protection as `mmap` takes it."""
-    if prot is Prot.NONE:
-        return "none"
-    letters = (("r", Prot.READ), ("w", Prot.WRITE), ("x", Prot.EXEC))
-    return "".join(letter for letter, bit in letters if prot & bit)
 
 
 def present_pages(mm: AddressSpace) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
 from operator import attrgetter
+from typing import Final
 
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.pagecache import File
@@ -26,6 +27,24 @@ class Prot(IntFlag):
     READ = 1
     WRITE = 2
     EXEC = 4
+
+
+_PROT_LETTERS: Final = {"r": Prot.READ, "w": Prot.WRITE, "x": Prot.EXEC}
+
+
+def parse_prot(text: str) -> Prot:
+    """The protection that `text` names: "none", or letters of "rwx"; ValueError otherwise."""
+    if text == "none":
+        return Prot.NONE
+    if not text or set(text) - set(_PROT_LETTERS) or len(set(text)) < len(text):
+        raise ValueError(f'protection {text!r}: expected "none" or letters of "rwx"')
+    return Prot(sum(_PROT_LETTERS[letter] for letter in text))
+
+
+def prot_text(prot: Prot) -> str:
+    """The text that `parse_prot` makes this protection of."""
+    letters = [letter for letter, bit in _PROT_LETTERS.items() if prot & bit]
+    return "".join(letters) or "none"
 
 
 class Kind(Enum):

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dksmfs.kernel.content import PAGE_SIZE, Content
+from dksmfs.kernel.content import Content
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, PageInfo
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from dksmfs.kernel.smaps import MappingInfo
 from tests.kernel import model_faults as faults
 from tests.kernel.model_dksm import ModelDksm

@@ -12,9 +12,10 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dksmfs.kernel.content import PAGE_SIZE, Content, StoredContent, parse_content
+from dksmfs.kernel.content import Content, StoredContent, parse_content
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 from tests.kernel.conftest import programs_profile
 from tests.kernel.model import Model
 

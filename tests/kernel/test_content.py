@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
 from dksmfs.kernel.computed_pages import checksums_by_first_word, checksums_by_last_words
-from dksmfs.kernel.content import (
-    PAGE_SIZE,
-    Content,
-    StoredContent,
-    checksum_rows,
-    equal_pages,
-    page_checksum,
-    parse_content,
-)
+from dksmfs.kernel.content import Content, StoredContent, parse_content
+from dksmfs.kernel.page_bytes import PAGE_SIZE, checksum_rows, equal_pages, page_checksum
 
 MASK = (1 << 64) - 1
 TAIL = b"tail"

@@ -5,9 +5,10 @@ import weakref
 
 import pytest
 
-from dksmfs.kernel.content import PAGE_SIZE, StoredContent, parse_content
+from dksmfs.kernel.content import StoredContent, parse_content
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.page_bytes import PAGE_SIZE
 
 AT = 0x10_0000_0000  # starts a 2 MiB area
 MERGEABLE = ADVICE["mergeable"]

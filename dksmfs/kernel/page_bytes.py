@@ -1,0 +1,147 @@
+"""The bytes of pages in our own memory: checksums, fingerprints, and comparing them.
+
+What is done for each page from Python costs about as much as half of its checksum, so each of
+these does many pages with as little as possible for each.
+"""
+
+import ctypes
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh64_intdigest
+
+PAGE_SIZE: Final = 4096
+_ALL: Final = slice(None)
+
+_SLICES_PAGES: Final = 1024
+_PAGE_SLICES: Final = tuple(
+    slice(start, start + PAGE_SIZE) for start in range(0, _SLICES_PAGES * PAGE_SIZE, PAGE_SIZE)
+)
+"""The pages of 4 MiB. A memoryview, sliced by what exists already, costs half of an array's row."""
+
+_COMPARED_PAGES: Final = (64, 8, 1)
+"""Pages compared by one call; where it finds a difference, by the next ones. So equal pages take
+few calls, of which both sides fit in the processor's L2 cache, and one that differs some 20."""
+
+_FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
+
+_SAMPLED_WORDS: Final = 255  # one of so many: 0, 255 and 510 of a page, which ends with 511
+_SAMPLE_FACTORS: Final = tuple(
+    np.array(factor, np.uint64)
+    for factor in (
+        0x9E3779B97F4A7C15,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+    )
+)
+_HALF_WORD: Final = np.array(32, np.uint64)  # bits
+
+# PyDLL does not let go of the interpreter's lock, which takes longer than comparing a page.
+_memcmp = ctypes.PyDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+Rows = npt.NDArray[np.uint8]  # shape (pages, 4096)
+Checksums = npt.NDArray[np.uint32]
+Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
+Words = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+def page_checksum(page: bytes | memoryview) -> int:
+    """DKSM's checksum of one page: the low 32 bits of XXH64 with seed 0."""
+    return xxh64_intdigest(page) & 0xFFFFFFFF
+
+
+def checksum_rows(rows: Rows) -> Checksums:
+    """The checksum of each row of `rows`."""
+    return checksum_adjacent(rows.reshape(-1).data)
+
+
+def checksum_adjacent(memory: memoryview) -> Checksums:
+    """The checksum of each page of `memory`."""
+    checksums = np.empty(len(memory) // PAGE_SIZE, np.uint32)
+    for start in range(0, len(checksums), _SLICES_PAGES):
+        count = min(_SLICES_PAGES, len(checksums) - start)
+        chunk = memory[start * PAGE_SIZE : (start + count) * PAGE_SIZE]
+        pages = map(chunk.__getitem__, _PAGE_SLICES)
+        checksums[start : start + count] = checksum_each(pages, count)
+    return checksums
+
+
+def checksum_each(pages: Iterable[Any], count: int) -> Checksums:
+    """The checksums of the first `count` of the pages, any objects that show their bytes."""
+    digests = np.fromiter(map(xxh64_intdigest, pages), np.uint64, count)
+    return digests.astype(np.uint32)  # keeps the low 32 bits
+
+
+def equal_pages(left: Addresses, right: Addresses) -> Mask:
+    """Whether the page at address `left[i]` has the same bytes as the one at `right[i]`."""
+    if len(left) <= _FEW_PAGES:
+        return equal_bytes(left, right, np.full(len(left), PAGE_SIZE))
+    # What is asked twice in a row is answered once: many pages often are compared with one.
+    again = np.zeros(len(left), np.bool_)
+    again[1:] = (left[1:] == left[:-1]) & (right[1:] == right[:-1])
+    asked = ~again & (left != right)
+    if asked.all():
+        return _equal_chains(left, right)
+    equal = ~asked
+    equal[asked] = _equal_chains(left[asked], right[asked])
+    answers: Mask = equal[np.maximum.accumulate(np.where(again, 0, np.arange(len(left))))]
+    return answers
+
+
+def _equal_chains(left: Addresses, right: Addresses) -> Mask:
+    """`equal_pages`; pages in a row that shall all equal one page are compared with their
+    predecessors instead. That is one comparison of memory with itself, and proves the same if it
+    finds no difference."""
+    follows = np.zeros(len(left), np.bool_)
+    follows[1:] = (np.diff(left) == PAGE_SIZE) & (right[1:] == right[:-1])
+    if not follows.any():
+        return _equal_runs(left, right, _COMPARED_PAGES)
+    equal = _equal_runs(left, np.where(follows, left - PAGE_SIZE, right), _COMPARED_PAGES)
+    chain = np.cumsum(~follows)
+    broken = np.zeros(len(left) + 1, np.bool_)
+    broken[chain[~equal]] = True
+    unproven = follows & broken[chain]
+    if unproven.any():
+        equal[unproven] = _equal_runs(left[unproven], right[unproven], _COMPARED_PAGES)
+    return equal
+
+
+def _equal_runs(left: Addresses, right: Addresses, at_once: tuple[int, ...]) -> Mask:
+    """`equal_pages`, in one go for up to `at_once[0]` pages that follow each other on both sides;
+    by less at once where these differ."""
+    starts = np.ones(len(left), np.bool_)
+    starts[1:] = (np.diff(left) != PAGE_SIZE) | (np.diff(right) != PAGE_SIZE)
+    starts[:: at_once[0]] = True
+    first = np.flatnonzero(starts)
+    pages = np.diff(first, append=len(left))
+    same = equal_bytes(left[first], right[first], pages * PAGE_SIZE)
+    equal = np.repeat(same, pages)
+    undecided = np.repeat(~same & (pages > 1), pages)
+    if undecided.any():
+        equal[undecided] = _equal_runs(left[undecided], right[undecided], at_once[1:])
+    return equal
+
+
+def equal_bytes(left: Addresses, right: Addresses, sizes: npt.NDArray[np.int64]) -> Mask:
+    """Whether the `sizes[i]` bytes at `left[i]` are those at `right[i]`."""
+    orders = map(_memcmp, left.tolist(), right.tolist(), sizes.tolist())
+    equal: Mask = np.fromiter(orders, np.intc, len(left)) == 0
+    return equal
+
+
+def fingerprint_rows(rows: Rows, chosen: npt.NDArray[np.int64] | slice = _ALL) -> Words:
+    """The fingerprints of the rows at `chosen`."""
+    words = rows.view(np.uint64)
+    # The columns are copied row after row, so that each page of memory is looked at once.
+    sampled = words[chosen, ::_SAMPLED_WORDS].copy().T
+    fingerprints: Words = words[chosen, -1] * _SAMPLE_FACTORS[-1]
+    for column, factor in zip(sampled, _SAMPLE_FACTORS, strict=False):
+        fingerprints ^= column * factor
+    fingerprints ^= fingerprints >> _HALF_WORD
+    fingerprints *= _SAMPLE_FACTORS[0]
+    return fingerprints
