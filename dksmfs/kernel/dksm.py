@@ -42,11 +42,11 @@ from dksmfs.kernel.vma import Kind, Vma
 BATCH_PAGES: Final = 128 * HUGE_PAGES
 """Pages that are decided on together."""
 
-SLICED_BATCH_PAGES: Final = 32 * HUGE_PAGES
-"""... where somebody waits for the pauses: deciding takes a millisecond then."""
+SLICED_BATCH_PAGES: Final = 16 * HUGE_PAGES
+"""... where somebody waits for the pauses: they come every millisecond or so then."""
 
 _STRETCH_PAGES: Final = 1 << 20  # pages of a region that is like one before, done at once
-_PAUSES: Final = 4  # of a batch, while checksums are taken
+_PAUSES: Final = 8  # of a batch, while checksums are taken
 _SINGLE_PAGES: Final = 32  # ... and where pages are taken one by one
 
 
@@ -125,9 +125,11 @@ class Dksm:
         yield from self._table.reserve(len(passed))
         batch = Batch.of(low + passed, pfns[passed], flags[passed], checksums, twins)
         decision = Decision(self._memory.frames, self._table, vma, batch)
+        yield
         outcome = decision.first_outcome()
         self._apply(mm, batch, outcome)
         if len(outcome.left):
+            yield
             if len(outcome.left) < len(passed):
                 batch = batch.taken(np.sort(outcome.left))
                 decision = Decision(self._memory.frames, self._table, vma, batch)
