@@ -74,6 +74,8 @@ class Again:
         assert isinstance(run, Run)
         target = known.frame(origin[1])
         merged = Run(run.start, run.end, target, known.step, MERGED)
+        if merged.frames != run.frames and mm.frames.any_tracked(run.frames):
+            return 0  # a descriptor would become stale on the way
         mm.get_run(merged)
         mm.frames.put(run.frames)
         mm.tables.add_run(merged)

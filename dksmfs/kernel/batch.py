@@ -10,8 +10,8 @@ order of their addresses. Three kinds of group have a certain outcome:
   * No page can be replaced, because for none is the entry at its derived address the one at hand;
     and all descriptors of the chain have frames with the page's bytes. Page i fails once for each
     of the c descriptors and the i pages before it, and adds a descriptor.
-  * All pages are at home, and each finds a frame with its bytes behind others that collide with
-    it. Then the chain stays as it is, too. Or it is one page, and finds none: it is tracked.
+  * It is one page, at home, and finds a frame with its bytes behind others that collide with it;
+    or it finds none, and is tracked.
 
 What is left goes page by page.
 """
@@ -159,16 +159,17 @@ class Decision:
     # --- collisions -------------------------------------------------------------------------
 
     def _look_behind_collisions(self) -> None:
-        """Where the target differs but has the page's checksum, try the next one in the chain. A
-        page that is alone in its group, and the end of the chain, is tracked."""
-        trying = ~self._alike & self._all_of_group(self._at_home & ~self._leads)
-        pages = np.flatnonzero(trying)
+        """Where the target differs but has the page's checksum, try the next one in the chain; a
+        page that comes to its end is tracked. That is for pages that are alone in their group: what
+        one of several merges with may free a frame that another one was to pass by."""
+        alone = np.diff(self._first, append=len(self._group)) == 1
+        pages = np.flatnonzero(~self._alike & self._at_home & alone[self._group])
         slots = self._slots[self._group[pages]]
         while len(pages):
             collides = self._collides(pages)
             pages, slots = pages[collides], self._table.older(slots[collides])
             ended = pages[slots == NO_SLOT]
-            self._leads[ended] = self._alike[ended] = self._is_alone(ended)
+            self._leads[ended] = self._alike[ended] = True
             pages, slots = pages[slots != NO_SLOT], slots[slots != NO_SLOT]
             self._target[pages] = self._table.pfns(slots)
             mapped = self._frames.mapcounts(self._target[pages]) > 0
@@ -176,11 +177,6 @@ class Decision:
             found = self._frames.contents.equal(self._batch.pfn[pages], self._target[pages])
             self._alike[pages[found]] = True
             pages, slots = pages[~found], slots[~found]
-
-    def _is_alone(self, pages: Numbers) -> Mask:
-        sizes = np.diff(self._first, append=len(self._group))
-        alone: Mask = sizes[self._group[pages]] == 1
-        return alone
 
     def _collides(self, pages: Numbers) -> Mask:
         """Whether the frame that was found to differ is mapped, and not stale."""

@@ -250,6 +250,10 @@ class Frames:
 
     # --- page descriptors -------------------------------------------------------------------
 
+    def any_tracked(self, pfns: Selection) -> bool:
+        """Whether a page descriptor names one of the frames."""
+        return bool(self._table.tracked[at(pfns)].any())
+
     def track(self, pfns: Selection) -> None:
         """Count a page descriptor for each of `pfns`; a frame that reaches `MANY` stays there."""
         tracked = self._table.tracked
