@@ -50,11 +50,6 @@ Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 
-def page_checksum(page: bytes | memoryview) -> int:
-    """DKSM's checksum of one page: the low 32 bits of XXH64 with seed 0."""
-    return xxh64_intdigest(page) & 0xFFFFFFFF
-
-
 def checksum_rows(rows: Rows) -> Checksums:
     """The checksum of each row of `rows`."""
     return checksum_adjacent(rows.reshape(-1).data)
@@ -72,9 +67,10 @@ def checksum_adjacent(memory: memoryview) -> Checksums:
 
 
 def checksum_each(pages: Iterable[Any], count: int) -> Checksums:
-    """The checksums of the first `count` of the pages, any objects that show their bytes."""
+    """DKSM's checksum of the first `count` of the pages, any objects that show their bytes: the
+    low 32 bits of XXH64 with seed 0."""
     digests = np.fromiter(map(xxh64_intdigest, pages), np.uint64, count)
-    return digests.astype(np.uint32)  # keeps the low 32 bits
+    return digests.astype(np.uint32)
 
 
 def equal_pages(left: Addresses, right: Addresses) -> Mask:

@@ -21,7 +21,7 @@ import numpy as np
 
 from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN
 from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
-from dksmfs.kernel.paging import Flags, HugePage, PageTable, Part, Run, Span, span_of, spans
+from dksmfs.kernel.paging import Flags, HugePage, PageTable, Part, Run, span_of, spans
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
 _EVERYTHING: Final = 1 << 40  # more areas than there are
@@ -69,14 +69,6 @@ class PageTables:
         del self._runs[low:high]
 
     # --- ranges -----------------------------------------------------------------------------
-
-    def existing(self, start: int, end: int) -> Iterator[tuple[Span, PageTable | HugePage]]:
-        """The spans of the range whose area has a table, ascending. Opens runs."""
-        if start < end:
-            first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
-            self._open(first, last)
-            for area in self._opened(first, last):
-                yield span_of(area, start, end), self._areas[area]
 
     def parts(self, start: int, end: int) -> list[Part]:
         """What the range has, ascending: runs, and spans with their tables. Runs that reach

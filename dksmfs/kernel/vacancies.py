@@ -79,5 +79,6 @@ class Vacancies:
 
     def all(self) -> list[int]:
         """All of them."""
-        runs = zip(self._start[: self._depth].tolist(), self._end[: self._depth].tolist())  # noqa: B905
+        starts, ends = self._start[: self._depth].tolist(), self._end[: self._depth].tolist()
+        runs = zip(starts, ends, strict=True)
         return [number for start, end in runs for number in range(start, end)]

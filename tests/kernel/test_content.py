@@ -12,7 +12,7 @@ from xxhash import xxh64_intdigest
 
 from dksmfs.kernel.computed_pages import checksums_by_first_word, checksums_by_last_words
 from dksmfs.kernel.content import Content, StoredContent, parse_content
-from dksmfs.kernel.page_bytes import PAGE_SIZE, checksum_rows, equal_pages, page_checksum
+from dksmfs.kernel.page_bytes import PAGE_SIZE, checksum_rows, equal_pages
 
 MASK = (1 << 64) - 1
 TAIL = b"tail"
@@ -142,7 +142,7 @@ def test_stored_pages(stored: tuple[StoredContent, bytes], indices: list[int]) -
 def test_checksums_of_rows() -> None:
     rows = np.frombuffer(stored_bytes(6), np.uint8).reshape(6, PAGE_SIZE)
     for some in (rows, rows[:0], rows[::2]):
-        assert checksum_rows(some).tolist() == [page_checksum(row.tobytes()) for row in some]
+        assert checksum_rows(some).tolist() == [checksum(row.tobytes()) for row in some]
 
 
 class Rows(Content):
