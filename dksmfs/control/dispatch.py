@@ -6,6 +6,7 @@ is a generator: it yields between slices, and what it returns is the reply.
 
 import errno
 from collections.abc import Callable, Generator, Sequence
+from types import GeneratorType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from msgspec.structs import astuple
@@ -56,8 +57,8 @@ class Dispatcher:
     ) -> R:
         """Carry out `request` to its end. Without a caller, processes it starts are detached."""
         outcome = self.start(request, caller, memory)
-        if not isinstance(outcome, Generator):
-            return outcome
+        if not isinstance(outcome, GeneratorType):
+            return cast(R, outcome)
         while True:
             try:
                 next(outcome)

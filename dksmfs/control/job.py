@@ -4,6 +4,8 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from msgspec import Struct
+
 from dksmfs.control.following import Followed
 from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.control.live import LiveMemory
@@ -76,7 +78,7 @@ class Owners:
         return "you" if owner is caller else "other"
 
 
-class Job(NamedTuple):
+class Job(Struct, frozen=True):
     """A request on its way."""
 
     machine: Machine

@@ -345,7 +345,9 @@ REPLIES: Final[dict[type[Request[Any]], type[Reply]]] = {
 
 def descriptor_count(request: Request[Any]) -> int:
     """How many descriptors the request uses."""
-    if isinstance(request, Follow):
-        return 2
-    content = getattr(request, "content", None)
-    return int(isinstance(content, Carried) and content.memfd is not None)
+    if isinstance(request, _CARRIERS):
+        return int(isinstance(request.content, Carried) and request.content.memfd is not None)
+    return 2 if isinstance(request, Follow) else 0
+
+
+_CARRIERS: Final = (Mmap, Fill, Mkfile)

@@ -1,7 +1,10 @@
-"""The socket: each connection is a task that reads requests and writes replies, in order.
+"""The socket: each connection has its requests answered, in order.
 
-Any number of connections at once. A request that changes the machine takes the `exclusive` lock;
-one that takes long keeps it and lets everybody else run between its slices, so those who only
+Any number of connections at once. What need not wait is answered by `Connection.answer`, which the
+attendant calls between trio's turns; what has to is left to the connection's task. A request that
+changes the machine must not come between the steps of another, who holds `exclusive` then. If that
+is free, it is done at once, and need not be taken: nobody runs meanwhile. A request that has more
+than one step takes it, keeps it and lets everybody else run between its steps, so those who only
 look never wait for it. Nothing is read from a client that does not take its replies.
 """
 
@@ -12,15 +15,19 @@ import os
 import resource
 import select
 import socket
+import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
+from types import GeneratorType
 from typing import Any, Final
 
 import trio
 from msgspec import UNSET
 
 from dksmfs.control import wire
+from dksmfs.control.attendant import Attendant
 from dksmfs.control.dispatch import Dispatcher, Steps
 from dksmfs.control.events import Bell, Teller
 from dksmfs.control.files import Files
@@ -36,23 +43,32 @@ from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.sysfs import Directory
 
-_READ_SIZE: Final = 1 << 16
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)  # the enum's own `&` takes as long as decoding
 _REPLIES_SIZE: Final = 1 << 18
 """Bytes of replies that are collected before they are sent, so that a burst is bounded."""
 
+_TURN_S: Final = 0.001
+"""After so much work for one client the others get a turn; those who read files are among them."""
+
+_TURN_REQUESTS: Final = 16
+"""So often a client that is alone is answered in a row."""
+
 _TOO_MANY: Final = kernel_error(errno.EMFILE, "too many connections; close some")
 
 _log: Final = logging.getLogger(__name__)
+
+Waiting = Callable[[], Awaitable[None]]
+"""What a task has to do before a connection can go on."""
 
 
 async def serve_control(
     machine: Machine,
     attributes: Directory,
     listener: trio.SocketListener,
-    exclusive: trio.Lock,
+    exclusive: trio.Semaphore,
     hello: Hello,
+    attendant: Attendant,
     recorder: Recorder | None = None,
     files: Files | None = None,
     bell: Bell | None = None,
@@ -68,16 +84,16 @@ async def serve_control(
     places = trio.Semaphore(_connection_limit())
 
     async def serve(accepted: trio.SocketStream) -> None:
-        stream = Stream(accepted, company)
-        with closing(stream), suppress(trio.BrokenResourceError, ConnectionError):
+        stream = Stream(accepted)
+        with closing(stream), suppress(OSError):
             try:
                 places.acquire_nowait()
             except trio.WouldBlock:
-                await stream.send_all(wire.encode_error(None, _TOO_MANY))
+                await stream.send_all(bytearray(wire.encode_error(None, _TOO_MANY)))
                 return
-            connection = Connection(stream, dispatcher, exclusive, mapper, bell)
+            connection = Connection(stream, dispatcher, exclusive, mapper, bell, attendant, company)
             try:
-                await stream.send_all(wire.encode_hello(hello))
+                await stream.send_all(bytearray(wire.encode_hello(hello)))
                 await connection.serve()
             finally:
                 await connection.hang_up()
@@ -98,150 +114,228 @@ class Connection:
         self,
         stream: Stream,
         dispatcher: Dispatcher,
-        exclusive: trio.Lock,
+        exclusive: trio.Semaphore,
         mapper: MemoryMapper,
         bell: Bell,
+        attendant: Attendant,
+        company: Company,
     ) -> None:
+        self._company = company
         self._stream = stream
         self._dispatcher = dispatcher
         self._exclusive = exclusive
         self._mapper = mapper
         self._bell = bell
+        self._attendant = attendant
         self._caller = Caller()
-        self._lines = LineBuffer()
+        self._buffer = LineBuffer()
+        self._lines: deque[bytes | None] = deque()
         self._descriptors: deque[int] = deque()
         self._replies = bytearray()
         self._subscription: Subscribe | None = None
+        self._at_end = False
+        self._steps: Steps[Any] | None = None
+        self._waiting: Waiting | None = None
 
     async def serve(self) -> None:
         """Answer requests until the client closes the connection."""
-        while data := await self._receive():
-            lines = self._lines.feed(data)
-            for position, line in enumerate(lines, 1):
-                await self._answer(line, is_last=position == len(lines))
-            await self._flush()
-            if self._subscription is not None:
-                await self._tell(self._subscription)
-                return
+        while not self._at_end:
+            await self._attendant.attend(self._stream.fileno(), self.answer)
+            waiting, self._waiting = self._waiting, None
+            while waiting is not None:
+                await waiting()
+                waiting = self._answer_lines()
 
-    async def _tell(self, subscription: Subscribe) -> None:
+    def answer(self) -> bool:
+        """Take in what has come and answer it, as far as nothing has to wait; tell whether that
+        leaves something to the task."""
+        for _ in range(_TURN_REQUESTS):
+            try:
+                self._receive()
+            except BlockingIOError:
+                break
+            self._waiting = self._answer_lines()
+            if self._waiting is not None or self._at_end:
+                return True
+            # One that is alone often has the next request ready when it got its reply. To look
+            # at one of many clients in vain costs more than that saves.
+            if not self._company.has_only(self._stream):
+                break
+        return False
+
+    def _answer_lines(self) -> Waiting | None:
+        """Answer what has come until there is something to wait for; return that."""
+        turn_ends = time.perf_counter() + _TURN_S
+        while self._lines:
+            waiting = self._answer(self._lines.popleft())
+            if waiting is not None:
+                return waiting
+            if len(self._replies) > _REPLIES_SIZE:
+                return self._flush
+            if self._lines and time.perf_counter() > turn_ends:
+                return trio.lowlevel.checkpoint
+        if self._replies:
+            self._stream.send(self._replies)
+        if self._replies:
+            return self._flush
+        return None if self._subscription is None else self._tell
+
+    async def _flush(self) -> None:
+        await self._stream.send_all(self._replies)
+
+    async def _tell(self) -> None:
         """Send events until the client closes the connection."""
-        dispatcher = self._dispatcher
+        dispatcher, subscription = self._dispatcher, self._subscription
+        assert subscription is not None
         teller = Teller(subscription, dispatcher.machine, dispatcher.files, self._bell)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_closed, nursery.cancel_scope)
-            with suppress(trio.BrokenResourceError):
+            with suppress(OSError):
                 while True:
                     for name, content in await teller.wait():
                         self._replies += wire.encode_event(name, content)
                     await self._flush()
             nursery.cancel_scope.cancel()
+        self._subscription, self._at_end = None, True
 
     async def _end_when_closed(self, scope: trio.CancelScope) -> None:
-        with suppress(ConnectionError):
-            while await self._receive():
-                pass
+        with suppress(OSError):
+            while not self._at_end:
+                await self._stream.wait()
+                self._receive()
+                self._lines.clear()
         scope.cancel()
 
     async def hang_up(self) -> None:
         """Close what is open; the client's processes exit, whatever it was doing."""
         self._close_descriptors()
+        self._give_up_steps()
         with trio.CancelScope(shield=True):
             async with self._exclusive:
                 self._dispatcher.hang_up(self._caller)
         self._bell.ring()
 
-    async def _receive(self) -> bytes:
-        data, ancillary, flags = await self._stream.receive(_READ_SIZE, _ANCILLARY_SIZE)
+    def _receive(self) -> None:
+        data, ancillary, flags, _ = self._stream.receive(_ANCILLARY_SIZE)
         for level, kind, payload in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors = array.array("i")
                 descriptors.frombytes(payload)
                 self._descriptors.extend(descriptors)
         if flags & _TRUNCATED or len(self._descriptors) > MAX_DESCRIPTORS:
-            await self._refuse_descriptors()
-            return b""
-        return data
+            self._refuse_descriptors()
+        elif data:
+            self._lines.extend(self._buffer.feed(data))
+        else:
+            self._at_end = True
 
-    async def _refuse_descriptors(self) -> None:
+    def _refuse_descriptors(self) -> None:
         """Say why, and give up: which message lost its descriptors cannot be known."""
         text = f"more than {MAX_DESCRIPTORS} descriptors on their way; the connection is closed"
         self._replies += wire.encode_error(None, ProtocolError(wire.INVALID_REQUEST, text))
-        await self._flush()
+        self._at_end = True
 
-    async def _flush(self) -> None:
-        replies, self._replies = self._replies, bytearray()
-        if replies:
-            await self._stream.send_all(replies)
-
-    async def _answer(self, line: bytes | None, *, is_last: bool) -> None:
+    def _answer(self, line: bytes | None) -> Waiting | None:
+        """Answer one line, or return what has to be done about it by a task."""
         if line is not None and not line.strip():
-            return
+            return None
         try:
             call = wire.decode_request(line)
         except ProtocolError as error:
-            if self._is_all_read(is_last):  # descriptors can only belong to this line
+            if self._is_all_read():  # descriptors can only belong to this line
                 self._close_descriptors()
             self._replies += wire.encode_error(error.id, error)
+            return None
+        changes = self._dispatcher.changes(call.request)
+        if changes and self._exclusive.value == 0:
+            return partial(self._answer_in_turn, call)
+        more = self._begin(call)
+        if changes:
+            self._bell.ring()
+        if not more:
+            return None
+        self._exclusive.acquire_nowait()  # nobody has run since we saw that it is free
+        return partial(self._finish, call)
+
+    async def _answer_in_turn(self, call: Call) -> None:
+        """Answer a request that has to wait until somebody else has done with the machine."""
+        await self._exclusive.acquire()
+        if self._begin(call):
+            await self._finish(call)
         else:
-            reply = await self._reply(call, is_last)
-            if call.id is not UNSET:
-                self._replies += reply
-        if len(self._replies) > _REPLIES_SIZE:
-            await self._flush()
-        await self._stream.give_way()
-
-    async def _reply(self, call: Call, is_last: bool) -> bytes:
-        id = None if call.id is UNSET else call.id
-        try:
-            memory = self._take_memory(call, is_last) if self._may_carry(call) else ()
-            return wire.encode_result(id, await self._carry_out(call, memory))
-        except (ProtocolError, OSError) as error:
-            return wire.encode_error(id, error)
-        except trio.BrokenResourceError:
-            raise
-        except MemoryError:
-            return wire.encode_error(id, kernel_error(errno.ENOMEM, "the daemon is out of memory"))
-        except Exception:
-            _log.exception("a bug in the handling of %r", call.request)
-            text = "internal error; the daemon's log says more"
-            return wire.encode_error(id, ProtocolError(wire.INTERNAL_ERROR, text))
-
-    async def _carry_out(self, call: Call, memory: Sequence[Memory | LiveMemory]) -> Any:
-        if not self._dispatcher.changes(call.request):
-            if isinstance(call.request, Subscribe):
-                self._subscription = call.request
-            return self._dispatcher.start(call.request, self._caller, memory)
-        try:
-            self._exclusive.acquire_nowait()
-        except trio.WouldBlock:
-            await self._exclusive.acquire()
-        try:
-            outcome = self._dispatcher.start(call.request, self._caller, memory)
-            return await self._finish(outcome) if isinstance(outcome, Generator) else outcome
-        finally:
             self._exclusive.release()
             self._bell.ring()
 
-    async def _finish(self, steps: Steps[Any]) -> Any:
-        """Let everybody else run between the slices; stop, as the process would, if killed."""
+    def _begin(self, call: Call) -> bool:
+        """Answer a request, or take its first steps; tell whether there are more (`_steps`)."""
+        try:
+            outcome = self._dispatcher.start(call.request, self._caller, self._memory(call))
+            if isinstance(outcome, GeneratorType):
+                turn_ends = time.perf_counter() + _TURN_S
+                while time.perf_counter() < turn_ends:
+                    next(outcome)
+                self._steps = outcome
+                return True
+        except StopIteration as stop:
+            self._reply(call, stop.value)
+        except Exception as error:
+            self._refuse(call, error)
+        else:
+            self._reply(call, outcome)
+            if isinstance(call.request, Subscribe):
+                self._subscription = call.request
+        return False
+
+    async def _finish(self, call: Call) -> None:
+        """Take the other steps and let everybody else run between them, but those who wait for the
+        machine; stop, as the process would, if killed."""
+        assert self._steps is not None
         peer = select.poll()
         peer.register(self._stream, select.POLLHUP)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                return stop.value
-            if peer.poll(0):
-                steps.close()
-                raise trio.BrokenResourceError("the client is gone")
+        try:
+            while not peer.poll(0):
+                self._bell.ring()
+                self._attendant.interlude()
+                await trio.lowlevel.checkpoint()
+                next(self._steps)
+            self._at_end = True
+            self._lines.clear()
+        except StopIteration as stop:
+            self._reply(call, stop.value)
+        except Exception as error:
+            self._refuse(call, error)
+        finally:
+            self._give_up_steps()
+
+    def _give_up_steps(self) -> None:
+        """Take no more steps, and let others have the machine."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+            self._exclusive.release()
             self._bell.ring()
-            await trio.lowlevel.checkpoint()
 
-    def _may_carry(self, call: Call) -> bool:
-        return bool(self._descriptors or call.descriptors) or descriptor_count(call.request) > 0
+    def _reply(self, call: Call, result: object) -> None:
+        if call.id is not UNSET:
+            self._replies += wire.encode_result(call.id, result)
 
-    def _take_memory(self, call: Call, is_last: bool) -> Sequence[Memory | LiveMemory]:
+    def _refuse(self, call: Call, error: Exception) -> None:
+        if isinstance(error, MemoryError):
+            error = kernel_error(errno.ENOMEM, "the daemon is out of memory")
+        elif not isinstance(error, ProtocolError | OSError):
+            _log.error("a bug in the handling of %r", call.request, exc_info=error)
+            text = "internal error; the daemon's log says more"
+            error = ProtocolError(wire.INTERNAL_ERROR, text)
+        if call.id is not UNSET:
+            self._replies += wire.encode_error(call.id, error)
+
+    def _memory(self, call: Call) -> Sequence[Memory | LiveMemory]:
+        """The memory that came with a request."""
+        if self._descriptors or call.descriptors or descriptor_count(call.request):
+            return self._take_memory(call)
+        return ()
+
+    def _take_memory(self, call: Call) -> Sequence[Memory | LiveMemory]:
         """Map the descriptors of `call`. They are closed, whatever becomes of it."""
         surplus = len(self._descriptors) - call.descriptors
         mine = [self._descriptors.popleft() for _ in range(call.descriptors - max(-surplus, 0))]
@@ -249,7 +343,7 @@ class Connection:
             if surplus < 0:
                 missing = f"{call.descriptors} descriptors announced, {len(mine)} came"
                 raise ProtocolError(wire.INVALID_REQUEST, missing)
-            if surplus and self._is_all_read(is_last):
+            if surplus and self._is_all_read():
                 self._close_descriptors()
                 unclaimed = f"{call.descriptors} descriptors announced, {surplus} more came"
                 raise ProtocolError(wire.INVALID_REQUEST, unclaimed)
@@ -264,9 +358,9 @@ class Connection:
             for descriptor in mine:
                 os.close(descriptor)
 
-    def _is_all_read(self, is_last: bool) -> bool:
+    def _is_all_read(self) -> bool:
         """Whether no later line has begun: what is on its way came with this one."""
-        return is_last and not self._lines.has_partial_line
+        return not self._lines and not self._buffer.has_partial_line
 
     def _close_descriptors(self) -> None:
         while self._descriptors:

@@ -43,7 +43,7 @@ class ProtocolError(DksmfsError):
         self.id = id
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """A request as it came in. Without an id (a notification) it gets no reply."""
 
     id: Id | UnsetType
@@ -147,14 +147,13 @@ class LineBuffer:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take in what arrived, give out the lines that are complete, without their newlines."""
-        first, newline, more = data.partition(b"\n")
-        self._keep(first)
-        if not newline:
-            return []
-        *complete, rest = more.split(b"\n")
-        lines = [self._finish()]
-        lines += [line if len(line) <= self._limit else None for line in complete]
-        self._keep(rest)
+        *parts, rest = data.split(b"\n")
+        lines = [part if len(part) <= self._limit else None for part in parts]
+        if lines and self.has_partial_line:
+            self._keep(parts[0])
+            lines[0] = self._finish()
+        if rest:
+            self._keep(rest)
         return lines
 
     def _finish(self) -> bytes | None:

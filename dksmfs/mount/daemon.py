@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 
 from dksmfs import __version__
+from dksmfs.control.attendant import attending, epoll_of_trio
 from dksmfs.control.events import Bell
 from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
@@ -27,7 +28,7 @@ from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.sysfs import Attribute, Directory
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
-from dksmfs.mount.loop import answer_requests, fuse_descriptors
+from dksmfs.mount.loop import Attend, answer_requests, fuse_descriptors
 from dksmfs.mount.mounted_files import MountedFiles
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 from dksmfs.scenario.record import SessionRecorder
@@ -53,7 +54,7 @@ async def _serve(
     tree = sys_tree(machine) if wanted.root == "sys" else dksm_tree(machine)
     attributes = tree.find(DKSM_BELOW_SYS) if wanted.root == "sys" else tree
     assert isinstance(attributes, Directory)
-    exclusive = trio.Lock()
+    exclusive = trio.Semaphore(1, max_value=1)  # a lock that no task owns
     recorder = SessionRecorder(machine)
     with ExitStack() as held:
         # The handlers come first: a signal during the start must not skip what comes after it.
@@ -75,11 +76,18 @@ async def _serve(
         operations = SysfsOperations(tree, exclusive, store)
         files = MountedFiles(operations, partial(_restart, run, store, exclusive), bell.ring)
         fuse = held.enter_context(mounted(operations, instance.mountpoint))
+        attendant = held.enter_context(attending(await epoll_of_trio()))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
             if owner is not None:
                 nursery.start_soon(_end_with_owner, owner, nursery.cancel_scope)
-            nursery.start_soon(_end_on_unmount, fuse, nursery.cancel_scope)
+            nursery.start_soon(
+                _end_on_unmount,
+                fuse,
+                operations,
+                partial(attendant.attend, hasty=True),
+                nursery.cancel_scope,
+            )
             nursery.start_soon(
                 serve_control,
                 machine,
@@ -87,6 +95,7 @@ async def _serve(
                 trio.SocketListener(trio.socket.from_stdlib_socket(listener)),
                 exclusive,
                 Hello(__version__, instance.mountpoint, instance.pid),
+                attendant,
                 recorder,
                 files,
                 bell,
@@ -94,7 +103,7 @@ async def _serve(
             ready(instance)
 
 
-async def _restart(run: Attribute, store: Store, exclusive: trio.Lock) -> None:
+async def _restart(run: Attribute, store: Store, exclusive: trio.Semaphore) -> None:
     """Stop DKSM and start it again, if it runs, as somebody might who writes to its file."""
     async with exclusive:
         if run.read() != b"0\n":
@@ -112,8 +121,10 @@ async def _end_with_owner(owner: int, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _end_on_unmount(fuse: int, scope: trio.CancelScope) -> None:
-    await answer_requests(fuse)
+async def _end_on_unmount(
+    fuse: int, operations: SysfsOperations, attend: Attend, scope: trio.CancelScope
+) -> None:
+    await answer_requests(fuse, operations, attend)
     scope.cancel()
 
 

@@ -8,6 +8,7 @@ here for as long as the mount lives, as sysfs keeps it for as long as the machin
 import errno
 import os
 import stat
+import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -20,6 +21,11 @@ from dksmfs.kernel.sysfs import ATTRIBUTE_SIZE, Attribute, Directory, Node, name
 LAST_OFFSET = 0x7FFFFFFF
 """Both the offset behind the last entry of a directory and the largest file offset of sysfs
 (``MAX_NON_LFS``)."""
+
+ENTRY_ATTR = 40
+"""Where the attributes begin in ``fuse_entry_out``."""
+
+_ENTRY_OUT = struct.Struct(f"=Q{ENTRY_ATTR - 8}xQQQqqqIIIIIIIIII")  # linux/fuse.h
 
 _SETTABLE = (b"trusted.", b"security.")
 _READABLE = (*_SETTABLE, b"user.")
@@ -34,12 +40,16 @@ class Inode:
         self.children: dict[bytes, Inode] = {}
         self.xattrs: dict[bytes, bytes] = {}
         self.attributes = _attributes(node, number, now_ns)
+        self.number = number
         self._is_kept = False
+        self._entry: bytes | None = None
 
     @property
-    def number(self) -> InodeT:
-        """The inode number."""
-        return self.attributes.st_ino
+    def entry(self) -> bytes:
+        """``fuse_entry_out``: number and attributes, and that nothing of it may be kept."""
+        if self._entry is None:
+            self._entry = _entry_out(self.attributes)
+        return self._entry
 
     def entries(self, offset: int) -> Iterator[tuple[bytes, "Inode", int]]:
         """Walk over a directory from an offset on: name, inode, and the next entry's offset.
@@ -59,6 +69,7 @@ class Inode:
     def keep(self, now_ns: int) -> None:
         """Be about to change: from the first change on sysfs keeps the times it gives the node
         now (``kernfs_iattrs``)."""
+        self._entry = None
         if not self._is_kept:
             self._is_kept = True
             self.attributes.st_atime_ns = now_ns
@@ -86,6 +97,14 @@ class Inode:
         _check_xattr_name(name, _SETTABLE)
         if self.xattrs.pop(name, None) is None:
             raise kernel_error(errno.ENODATA, "no such extended attribute")
+
+
+def _entry_out(a: EntryAttributes) -> bytes:
+    times = [divmod(ns, 1_000_000_000) for ns in (a.st_atime_ns, a.st_mtime_ns, a.st_ctime_ns)]
+    seconds, nanoseconds = zip(*times, strict=True)
+    size = (a.st_size, a.st_blocks)
+    others = (a.st_mode, a.st_nlink, a.st_uid, a.st_gid, a.st_rdev, a.st_blksize)
+    return _ENTRY_OUT.pack(a.st_ino, a.st_ino, *size, *seconds, *nanoseconds, *others, 0)
 
 
 def _check_xattr_name(name: bytes, kinds: tuple[bytes, ...]) -> None:

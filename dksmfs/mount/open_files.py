@@ -34,7 +34,7 @@ class OpenFile:
 
         If the text is made afresh, it is ``text`` instead of what the attribute shows, if given.
         """
-        if self.is_fresh(offset):
+        if offset == 0 or offset != self._position:
             self._rest = (self.attribute.read() if text is None else text)[offset:]
             self._position = offset
             self._shown = True

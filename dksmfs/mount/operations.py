@@ -14,10 +14,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -56,9 +56,7 @@ def reply_of(error: OSError) -> FUSEError:
 
 
 def answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Let a handler raise OSError. (Those of a read in a loop do this in place: a second coroutine
-    takes half as long as they do.)
-    """
+    """Let a handler raise OSError."""
 
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -93,7 +91,7 @@ class SysfsOperations(pyfuse3.Operations):
     def __init__(
         self,
         root: Directory,
-        exclusive: trio.Lock,
+        exclusive: AbstractAsyncContextManager[Any],
         store: Callable[[Attribute, bytes], int] = Attribute.write,
     ) -> None:
         super().__init__()
@@ -119,18 +117,55 @@ class SysfsOperations(pyfuse3.Operations):
         """Forget what users changed of the nodes, as a machine does that starts again."""
         self._inodes = inode_table(self._tree, time.time_ns())
 
+    # What needs no waiting. Errors are OSErrors.
+
+    def inode(self, number: InodeT) -> Inode:
+        """The inode of this number."""
+        return self._inodes[number]
+
+    def find(self, parent: InodeT, name: bytes) -> Inode:
+        """The inode of this name in a directory."""
+        child = self._inodes[parent].children.get(name)
+        if child is None:
+            raise kernel_error(errno.ENOENT, f"no {name!r} here")
+        return child
+
+    def open_file(self, opened: Inode, flags: int) -> FileHandleT:
+        """Open an attribute."""
+        assert isinstance(opened.node, Attribute)
+        _check_mode_bits(opened.attributes.st_mode, flags)
+        if flags & os.O_DIRECT:
+            raise kernel_error(errno.EINVAL, "sysfs has no O_DIRECT")
+        if flags & os.O_TRUNC:
+            now_ns = time.time_ns()
+            opened.keep(now_ns)
+            opened.touch(now_ns)
+        handle = FileHandleT(self._next_handle)
+        self._next_handle += 1
+        self._files[handle] = OpenFile(opened.node)
+        return handle
+
+    def file(self, handle: FileHandleT) -> OpenFile:
+        """The open file of this handle."""
+        return self._files[handle]
+
+    def close_file(self, handle: FileHandleT) -> None:
+        """Forget an open file."""
+        del self._files[handle]
+
     # Finding and describing
 
+    @answered
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        parent = self._inodes[parent_inode]
-        child = parent.children.get(name)
         if self.interference is not None:
-            child = self.interference.looked_up(parent, name, child, ctx)
-        if child is None:
-            raise reply_of(kernel_error(errno.ENOENT, f"no {name!r} here"))
-        return child.attributes
+            parent = self._inodes[parent_inode]
+            child = self.interference.looked_up(parent, name, parent.children.get(name), ctx)
+            if child is None:
+                raise kernel_error(errno.ENOENT, f"no {name!r} here")
+            return child.attributes
+        return self.find(parent_inode, name).attributes
 
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -187,40 +222,22 @@ class SysfsOperations(pyfuse3.Operations):
 
     # Attributes
 
+    @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         opened = self._inodes[inode]
-        try:
-            if self.interference is None:
-                handle = self._open(opened, flags)
-            else:
-                handle = await self.interference.open(
-                    opened, ctx, lambda: self._open(opened, flags)
-                )
-        except OSError as error:
-            raise reply_of(error) from error
+        if self.interference is None:
+            handle = self.open_file(opened, flags)
+        else:
+            handle = await self.interference.open(
+                opened, ctx, lambda: self.open_file(opened, flags)
+            )
         return FileInfo(fh=handle, direct_io=True)
 
-    def _open(self, opened: Inode, flags: FlagT) -> FileHandleT:
-        assert isinstance(opened.node, Attribute)
-        _check_mode_bits(opened.attributes.st_mode, flags)
-        if flags & os.O_DIRECT:
-            raise kernel_error(errno.EINVAL, "sysfs has no O_DIRECT")
-        if flags & os.O_TRUNC:
-            now_ns = time.time_ns()
-            opened.keep(now_ns)
-            opened.touch(now_ns)
-        handle = FileHandleT(self._next_handle)
-        self._next_handle += 1
-        self._files[handle] = OpenFile(opened.node)
-        return handle
-
+    @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        try:
-            if self.interference is not None:
-                return await self.interference.read(fh, self._files[fh], off, size)
-            return self._files[fh].read(off, size)
-        except OSError as error:
-            raise reply_of(error) from error
+        if self.interference is not None:
+            return await self.interference.read(fh, self._files[fh], off, size)
+        return self._files[fh].read(off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -245,7 +262,7 @@ class SysfsOperations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         if self.interference is not None:
             self.interference.released(fh)
-        del self._files[fh]
+        self.close_file(fh)
 
     # flush and fsync stay unimplemented: the kernel then answers 0 itself, without asking again.
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import trio
 
+from dksmfs.control.attendant import attending, epoll_of_trio
 from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
 from dksmfs.kernel.dksm_attrs import dksm_tree
@@ -30,7 +31,7 @@ class Served:
 
     path: str
     machine: Machine = field(default_factory=lambda: Machine(thp="never"))
-    exclusive: trio.Lock = field(default_factory=trio.Lock)
+    exclusive: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(1, max_value=1))
     server: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -55,8 +56,10 @@ async def serving() -> AsyncIterator[Served]:
 
 async def _serve(served: Served, listener: trio.SocketListener) -> None:
     attributes = dksm_tree(served.machine)
-    with served.server:
-        await serve_control(served.machine, attributes, listener, served.exclusive, HELLO)
+    with served.server, attending(await epoll_of_trio()) as attendant:
+        await serve_control(
+            served.machine, attributes, listener, served.exclusive, HELLO, attendant
+        )
 
 
 def open_descriptors() -> set[str]:

@@ -177,7 +177,7 @@ async def test_death_in_the_middle_of_an_advertisement(monkeypatch: pytest.Monke
             await endless.begun.wait()
         await only_detached(served)
         assert endless.outcome == "given up"
-        assert not served.exclusive.locked()
+        assert served.exclusive.value == 1
         await witness.result("spawn", name="own")
 
 

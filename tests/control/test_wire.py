@@ -69,7 +69,7 @@ ids = st.one_of(
 def test_requests_survive_the_wire(request: m.Request[Any], id: Any, descriptors: int) -> None:
     line = wire.encode_request(request, id, descriptors)
     assert line.count(b"\n") == 1
-    assert wire.decode_request(line.rstrip(b"\n")) == (id, request, descriptors)
+    assert wire.decode_request(line.rstrip(b"\n")) == wire.Call(id, request, descriptors)
 
 
 @given(

@@ -1,9 +1,12 @@
 """The loop that answers the kernel's requests: who has to wait, and who has not."""
 
+import os
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,57 @@ def test_clients_are_answered_while_the_files_are_read_in_a_loop(
             for number in range(100):
                 assert client.process(f"p{number}").pid == number + 1
         reader.kill()
+
+
+def test_many_stores_that_wait_leave_readers_alone(machine: tuple[Path, Path]) -> None:
+    root, socket = machine
+    writers = 120
+    (root / "run").write_text("1")
+    with connect(socket) as client, ThreadPoolExecutor(writers) as pool:
+        region = client.process("busy").mmap(pages=PAGES, fill="index:1")
+        advertising = threading.Thread(target=region.madvise, args=["mergeable"])
+        advertising.start()
+        while (root / "pages_scanned").read_text() == "0\n":
+            pass
+        stores = [pool.submit((root / "run").write_text, "0") for _ in range(writers)]
+        assert int((root / "pages_scanned").read_text()) >= 0
+        advertising.join()
+        assert [store.result() for store in stores] == [1] * writers
+    assert (root / "run").read_text() == "0\n"
+
+
+def test_requests_of_any_size_get_through(machine: tuple[Path, Path]) -> None:
+    root, _ = machine
+    with (root / "run").open("wb", buffering=0) as run:
+        assert run.write(b"1\n".ljust(1 << 20, b"\0")) == 4096
+    assert (root / "run").read_text() == "1\n"
+    if os.geteuid() == 0:
+        value = bytes(1 << 16)
+        os.setxattr(root / "run", "trusted.large", value)
+        assert os.getxattr(root / "run", "trusted.large") == value
+
+
+def test_a_change_of_a_file_shows_at_the_next_look(machine: tuple[Path, Path]) -> None:
+    root, _ = machine
+    run = root / "run"
+    for mode in (0o600, 0o640, 0o644):
+        run.chmod(mode)
+        os.utime(run, ns=(mode * 10**9 + 1, -(10**9) + 5))
+        seen = run.stat()
+        assert (stat.S_IMODE(seen.st_mode), seen.st_atime_ns) == (mode, mode * 10**9 + 1)
+        assert seen.st_mtime_ns == -(10**9) + 5
+        with run.open() as opened:
+            assert os.fstat(opened.fileno()).st_mode == seen.st_mode
+
+
+def test_many_who_list_the_directory_during_an_advertisement(machine: tuple[Path, Path]) -> None:
+    root, socket = machine
+    listers = 400
+    (root / "run").write_text("1")
+    with connect(socket) as client, ThreadPoolExecutor(listers) as pool:
+        region = client.process("busy").mmap(pages=PAGES, fill="seed:1")
+        advertising = threading.Thread(target=region.madvise, args=["mergeable"])
+        advertising.start()
+        listed = [pool.submit(os.listdir, root) for _ in range(listers)]
+        assert {len(names.result()) for names in listed} == {6}
+        advertising.join()

@@ -1,0 +1,170 @@
+"""Answers that wait for nothing, given without a pass of trio's scheduler.
+
+Such a pass takes longer than most answers do. But trio has one place in which it waits, and tells
+its instruments before it does (`before_io_wait`). There an `Attendant` waits in its stead: for
+descriptors of its own, and for all that trio waits for. When one of its own is ready, a function
+answers that never waits, so no task can see the middle of it. Whatever has to wait is left to a
+task. As soon as trio has something to do, because something has happened, because a time has come
+or because an answer has woken a task, the attendant lets go; and if tasks are busy all the time,
+it answers between their turns.
+"""
+
+import os
+import re
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import outcome
+import trio
+
+_MOST_EVENTS: Final = 64
+"""Descriptors that are answered before trio is looked at again."""
+
+_FOR_EVER_S: Final = 3600.0
+"""trio says that it waits for a day when there is nothing to wait for: that needs no clock."""
+
+
+_INTERLUDE_S: Final = 1e-3
+"""How long a task that takes long waits for hasty ones, at most: less than for its own turns."""
+
+_AGAIN_S: Final = 200e-6
+"""Within this time a program that was answered asks again, if it will."""
+
+Answer = Callable[[], bool]
+"""Does what can be done at once; True once a task is needed. It never waits."""
+
+
+@contextmanager
+def attending(epoll_of_trio: int) -> Iterator["Attendant"]:
+    """Have an attendant for the length of a block."""
+    attendant = Attendant(epoll_of_trio, trio.lowlevel.current_trio_token())
+    trio.lowlevel.add_instrument(attendant)
+    try:
+        yield attendant
+    finally:
+        trio.lowlevel.remove_instrument(attendant)
+        attendant.close()
+
+
+class Attendant(trio.abc.Instrument):
+    """Answers for tasks that wait, in trio's thread and while none of them runs."""
+
+    def __init__(self, epoll_of_trio: int, token: trio.lowlevel.TrioToken) -> None:
+        self._trio = epoll_of_trio
+        self._token = token
+        self._trio_has_work = False
+        self._waiting: dict[int, tuple[Answer, trio.lowlevel.Task]] = {}
+        self._hasty: set[int] = set()
+        self._epoll = select.epoll()
+        self._epoll.register(self._trio, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Answer for nobody any more."""
+        self._epoll.close()
+
+    async def attend(self, descriptor: int, answer: Answer, *, hasty: bool = False) -> None:
+        """Call `answer` whenever there is something to read, until it returns True or fails.
+
+        A `hasty` one asks for something in several pieces, and wants all of it soon.
+        """
+        if hasty:
+            self._hasty.add(descriptor)
+        self._waiting[descriptor] = answer, trio.lowlevel.current_task()
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._forget(descriptor)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _forget(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        self._hasty.discard(descriptor)
+        del self._waiting[descriptor]
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
+        """Be told by trio that a task can go on."""
+        self._trio_has_work = True
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Be told by trio that it is about to wait so long, or only to look if that is 0."""
+        if timeout <= 0:
+            self._answer_all(0)
+            return
+        self._trio_has_work = False
+        ends = None if timeout > _FOR_EVER_S else time.monotonic() + timeout
+        while not self._trio_has_work:
+            rest = None if ends is None else ends - time.monotonic()
+            if rest is not None and rest <= 0:
+                break
+            self._answer_all(rest)
+        self._token.run_sync_soon(_nothing, idempotent=True)  # or trio would wait, after all
+
+    def interlude(self) -> None:
+        """Answer those who ask, in the middle of a task that takes long: everybody once, and the
+        hasty ones for as long as they ask again at once, for a moment."""
+        hasty = self._hasty.intersection(self._answer_all(0))
+        ends = time.monotonic() + _INTERLUDE_S
+        while hasty and time.monotonic() < ends:
+            again, _, _ = select.select(hasty, [], [], _AGAIN_S)  # epoll has no such short times
+            hasty = set(again)
+            for descriptor in hasty:
+                self._answer(descriptor)
+
+    def _answer_all(self, timeout: float | None) -> list[int]:
+        """Answer those who are ready within so many seconds; return their descriptors."""
+        answered = []
+        for descriptor, _ in self._epoll.poll(timeout, _MOST_EVENTS):
+            if descriptor == self._trio:
+                self._trio_has_work = True
+            elif descriptor in self._waiting:  # else the answer to another one has ended it
+                self._answer(descriptor)
+                answered.append(descriptor)
+        return answered
+
+    def _answer(self, descriptor: int) -> None:
+        answer, task = self._waiting[descriptor]
+        result: outcome.Outcome[None] = outcome.Value(None)
+        try:
+            if not answer():
+                return
+        except BaseException as error:
+            result = outcome.Error(error)
+        self._forget(descriptor)
+        trio.lowlevel.reschedule(task, result)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def epoll_of_trio() -> int:
+    """Return the descriptor with which trio waits, which is readable when trio need not wait.
+
+    trio keeps it to itself, but Linux tells what each such descriptor was told to watch.
+    """
+    event = os.eventfd(0)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, event)
+            while not (found := _epolls_watching(event)):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        return found[0]
+    finally:
+        os.close(event)
+
+
+def _epolls_watching(descriptor: int) -> list[int]:
+    watches_it = re.compile(rf"^tfd: +{descriptor} ", re.MULTILINE)
+    found = []
+    for path in Path("/proc/self/fdinfo").iterdir():
+        with suppress(OSError):
+            if watches_it.search(path.read_text()):
+                found.append(int(path.name))
+    return found
