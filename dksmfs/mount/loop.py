@@ -104,17 +104,19 @@ class Requests:
 
     def answer(self) -> bool:
         """Answer the requests that have come; never return True."""
+        buffer, answer_to = self._buffer, self._quick.to
+        read, write = self._kernel.readinto, self._kernel.write
         try:
             for _ in range(_TURN_REQUESTS):
-                length = self._kernel.readinto(self._buffer)
+                length = read(buffer)
                 if length is None:
                     break  # there are no more
-                reply = self._quick.to(self._buffer)
+                reply = answer_to(buffer)
                 if reply is None:
                     self._leave_to_others(length)
                     break
                 if reply:
-                    self._kernel.write(reply)
+                    write(reply)
         except OSError as error:
             _check_no_harm(error)
         return False

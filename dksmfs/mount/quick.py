@@ -52,11 +52,9 @@ class QuickAnswers:
         """Return the reply to a request, which is empty if it wants none; None if that takes more
         than these answers."""
         opcode, unique, inode = _HEADER.unpack_from(request)
-        if opcode in _FORGETS:
-            return b""
         answer = self._answers.get(opcode)
         if answer is None or self._operations.interference is not None:
-            return None
+            return b"" if opcode in _FORGETS else None
         try:
             result = answer(request, inode)
         except OSError as error:
