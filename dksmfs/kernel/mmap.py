@@ -254,6 +254,8 @@ def _copy_page_range(parent: AddressSpace, child: AddressSpace, vma: Vma) -> Non
             copy.flags[part] = table.flags[part] & np.uint8(0xFF & ~ACCESSED)
             pfns = table.pfn[part]
             frames.get(pfns[pfns != ZERO_PFN].astype(np.int64))
+    for start, end in parent.tables.present_areas(vma.start, vma.end):
+        child.tables.ensure(start, end)
 
 
 def _copy_run(child: AddressSpace, run: Run) -> None:

@@ -120,10 +120,14 @@ class PageTables:
             for at in range(low, high, limit)
         ]
 
+    def present_areas(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of the range whose areas have a table: start and end page of each."""
+        return self.stretches(start, end, _EVERYTHING)
+
     def absent_areas(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of the range whose areas have no table: start and end page of each."""
         gaps, at = [], start
-        for low, high in self.stretches(start, end, _EVERYTHING):
+        for low, high in self.present_areas(start, end):
             if at < low:
                 gaps.append((at, low))
             at = high
@@ -264,6 +268,11 @@ class PageTables:
                 table.flags |= bits
             else:
                 table.flags[span.low : span.high] |= np.uint8(bits)
+
+    def ensure(self, start: int, end: int) -> None:
+        """Let the areas of the range have tables, even if there is nothing in them."""
+        for low, high in self.absent_areas(start, end):
+            self.add_run(Run(low, high, ZERO_PFN, 0, 0))
 
     def add_run(self, run: Run) -> None:
         """Set entries, none of which is in an area that was opened."""

@@ -208,3 +208,17 @@ def test_a_page_passes_by_what_an_earlier_page_of_the_call_has_freed() -> None:
     machine.madvise(two, AT, 2 * PAGE_SIZE, MERGEABLE)
     assert machine.dksm.pages_merged == 2
     assert machine.dksm.hashtable_entries == 2
+
+
+def test_fork_copies_page_tables_that_only_another_mapping_has_pages_in(
+    machine: Machine, pid: int
+) -> None:
+    """Of a mapping with a family, all page tables are copied, whoever they were made for."""
+    start = AT + 500 * PAGE_SIZE
+    machine.mmap(pid, 20 * PAGE_SIZE, address=start)
+    machine.write(pid, start, b"x")
+    machine.mmap(pid, PAGE_SIZE, address=AT + 530 * PAGE_SIZE, prot="r")
+    machine.touch(pid, AT + 530 * PAGE_SIZE, 1)
+    child = machine.fork(pid)
+    machine.madvise(child, start, 20 * PAGE_SIZE, MERGEABLE)
+    assert (machine.dksm.pages_scanned, machine.dksm.merging_failed) == (1, 19)

@@ -1,0 +1,129 @@
+"""Hundreds of pages at once, against the same engine made to hash each page and take one by one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xxhash import xxh64_intdigest
+
+from dksmfs.kernel.batch import Decision, Outcome
+from dksmfs.kernel.content import Content, StoredContent, parse_content
+from dksmfs.kernel.frame_contents import FrameContents
+from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums
+from tests.kernel.conftest import programs_profile
+
+AT = 0x10_0000_0000 + 500 * PAGE_SIZE  # near the end of a 2 MiB area
+WORDS = PAGE_SIZE // 8
+
+# Runs of pages: how many, which page the first is like, whether the next ones are like the next.
+runs = st.tuples(st.sampled_from([1, 1, 2, 9, 63, 64, 130]), st.integers(0, 5), st.booleans())
+
+
+def stored(parts: list[tuple[int, int, bool]], changed: int, *, stable: bool) -> Content:
+    """Pages that often are like others, or like them but for a word that is looked at last."""
+    numbers = np.concatenate(
+        [first * 40 + np.arange(count) * counts for count, first, counts in parts]
+    )
+    pages = np.zeros((len(numbers), WORDS), "<u8")
+    pages[:, 0] = numbers // 3
+    pages[:, 300] = numbers % 3
+    pages[changed % len(pages), 400] = 1
+    return StoredContent(memoryview(bytearray(pages.tobytes())), stable=stable)
+
+
+contents = st.one_of(
+    st.builds(
+        stored, st.lists(runs, min_size=1, max_size=6), st.integers(0, 600), stable=st.booleans()
+    ),
+    st.sampled_from(["zero", "const:1", "index:0", "index:7", "seed:1"]).map(parse_content),
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["map", "map", "again", "again", "part", "fork", "write", "exit"]),
+        contents,
+        st.integers(0, 7),
+        st.integers(0, 400),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@contextmanager
+def page_by_page() -> Iterator[None]:
+    """Nothing is decided in advance, and no checksum taken over."""
+
+    def nothing(decision: Decision, *_: object) -> Outcome:
+        none = np.empty(0, np.int64)
+        every = np.ones(len(decision._batch.vpn), np.bool_)
+        return Outcome(none, none, none, 0, decision._batch.by_address(every))
+
+    def hashed(contents: FrameContents, pfns: Numbers) -> tuple[Checksums, Numbers]:
+        digests = [xxh64_intdigest(row) & 0xFFFFFFFF for row in contents.rows(pfns)]
+        return np.array(digests, np.uint32) & contents._checksum_mask, pfns
+
+    with (
+        patch.object(Decision, "first_outcome", nothing),
+        patch.object(Decision, "outcome", nothing),
+        patch.object(FrameContents, "examine", hashed),
+        patch("dksmfs.kernel.dksm.Again.merge", lambda *_: 0),
+    ):
+        yield
+
+
+def run(machine: Machine, program: list[tuple[str, Content, int, int]]) -> Iterator[object]:
+    """What can be seen after each step."""
+    machine.dksm.set_run(1)
+    regions: list[tuple[int, int]] = []  # process and size
+    for what, content, which, offset in program:
+        pages = len(content._bytes) // PAGE_SIZE if isinstance(content, StoredContent) else 200
+        pid, size = regions[which % len(regions)] if regions else (0, 0)
+        if what == "map" or not regions:
+            pid, size = machine.spawn("p"), pages * PAGE_SIZE
+            machine.mmap(pid, size, address=AT, content=content)
+            regions.append((pid, size))
+            advertise(machine, pid, AT, size)
+        elif what == "again":
+            advertise(machine, pid, AT, size)
+        elif what == "part":
+            start = offset * PAGE_SIZE % size
+            advertise(machine, pid, AT + start, size - start)
+        elif what == "fork":
+            regions.append((machine.fork(pid), size))
+            advertise(machine, regions[-1][0], AT, size)
+        elif what == "write":
+            machine.write(pid, AT + offset * PAGE_SIZE % size, bytes([which]) * 8)
+        else:
+            machine.exit(pid)
+            regions.remove((pid, size))
+        machine.check_invariants()
+        dksm = machine.dksm
+        yield dksm.pages_scanned, dksm.pages_merged, dksm.merging_failed, dksm.hashtable_entries
+        yield sharing(machine, regions)
+
+
+def advertise(machine: Machine, pid: int, address: int, length: int) -> None:
+    for _ in machine.madvise_slices(pid, address, length, ADVICE["mergeable"]):
+        pass
+
+
+def sharing(machine: Machine, regions: list[tuple[int, int]]) -> list[int]:
+    """The frame of each page, numbered in the order in which they turn up."""
+    frames = [page.pfn for pid, size in regions for page in machine.pagemap(pid, AT, size)]
+    numbers = {pfn: number for number, pfn in enumerate(dict.fromkeys(frames))}
+    return [numbers[pfn] for pfn in frames]
+
+
+@settings(programs_profile(), max_examples=60)
+@given(steps, st.sampled_from([32, 32, 3]))
+def test_many_pages_at_once(
+    program: list[tuple[str, Content, int, int]], checksum_bits: int
+) -> None:
+    seen = list(run(Machine("never", checksum_bits=checksum_bits), program))
+    with page_by_page():
+        assert seen == list(run(Machine("never", checksum_bits=checksum_bits), program))
