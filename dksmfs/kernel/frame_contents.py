@@ -162,6 +162,10 @@ class FrameContents:
 
     # --- checksums --------------------------------------------------------------------------
 
+    def all_quick(self, pfns: Pfns) -> bool:
+        """Whether taking the checksums of all these frames takes next to nothing."""
+        return all(self._contents[number].quick for number, _ in self._by_content(compact(pfns)))
+
     def checksums(self, pfns: Pfns) -> Checksums:
         """The checksums of the frames' present contents; computed only where not known."""
         return self.examine(pfns)[0]

@@ -29,6 +29,7 @@ from dksmfs.kernel.sysfs import Attribute, Directory
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
 from dksmfs.mount.loop import Attend, answer_requests, fuse_descriptors
+from dksmfs.mount.memory import settle_memory
 from dksmfs.mount.mounted_files import MountedFiles
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 from dksmfs.scenario.record import SessionRecorder
@@ -100,6 +101,7 @@ async def _serve(
                 files,
                 bell,
             )
+            settle_memory()
             ready(instance)
 
 
