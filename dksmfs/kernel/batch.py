@@ -114,7 +114,7 @@ class Decision:
     def first_outcome(self) -> Outcome:
         """Decide on the groups whose pages are at home."""
         merge = self._all_of_group(self._alike & (self._at_home | self._leads))
-        return self._outcome(merge, np.zeros_like(merge))
+        return self._outcome(merge, np.zeros_like(merge), 0)
 
     def outcome(self, entries_at: EntriesAt) -> Outcome:
         """Decide on whatever can be decided; `entries_at` tells what is at other addresses."""
@@ -125,8 +125,9 @@ class Decision:
         )
         fails = self._alike & (self._leads | ~(self._at_home | self._has_entry(entries)))
         fail = ~merge & self._all_of_group(fails)
-        fail &= self._chain_is_alike(fail)
-        return self._outcome(merge, fail)
+        alike, known = self._chains_alike(fail)
+        fail &= alike
+        return self._outcome(merge, fail, self._failures(fail, known))
 
     # --- facts about pages ------------------------------------------------------------------
 
@@ -223,10 +224,11 @@ class Decision:
         served: Mask = merged & (self._has_entry(entries) | earlier)
         return served
 
-    def _chain_is_alike(self, mask: Mask) -> Mask:
-        """Of the groups in the mask: whether all descriptors have frames with their bytes."""
+    def _chains_alike(self, mask: Mask) -> tuple[Mask, Numbers]:
+        """Of the groups in the mask: whether all descriptors have frames with their bytes, for each
+        page, and how many descriptors there are, for each group."""
         groups = np.flatnonzero(self._pages_of_groups(mask))
-        alike = np.zeros(len(self._first), np.bool_)
+        alike, counts = np.zeros(len(self._first), np.bool_), np.zeros(len(self._first), np.int64)
         alike[groups] = True
         slots, page = self._slots[groups], self._batch.pfn[self._first[groups]]
         for _ in range(_LONGEST_CHAIN):
@@ -238,41 +240,27 @@ class Decision:
             same = self._frames.mapcounts(pfns) > 0
             same[same] = self._frames.contents.equal(page[same], pfns[same])
             alike[groups[~same]] = False
+            counts[groups] += self._table.counts(slots)
             slots = self._table.older(slots)
         alike[groups[slots != NO_SLOT]] = False
-        chain: Mask = alike[self._group]
-        return chain
+        return alike[self._group], counts
 
     # --- the outcome ------------------------------------------------------------------------
 
-    def _outcome(self, merge: Mask, fail: Mask) -> Outcome:
+    def _outcome(self, merge: Mask, fail: Mask, failed: int) -> Outcome:
         merged = self._batch.by_address(merge & ~self._leads)
         return Outcome(
             merged,
             self._target[merged],
             np.flatnonzero(merge & self._leads | fail),
-            self._failures(fail),
+            failed,
             self._batch.by_address(~(merge | fail)),
         )
 
-    def _failures(self, fail: Mask) -> int:
-        """Page i of a group fails for each descriptor that was there, and for i new ones."""
+    def _failures(self, fail: Mask, known: Numbers) -> int:
+        """Page i of a group fails for each of the `known` descriptors, and for i new ones."""
         pages = self._pages_of_groups(fail)
-        groups = np.flatnonzero(pages)
-        pages = pages[groups]
-        known = self._descriptors(self._slots[groups])
         return int((pages * known + pages * (pages - 1) // 2).sum())
-
-    def _descriptors(self, slots: npt.NDArray[np.int32]) -> Numbers:
-        """How many descriptors there are from each slot on."""
-        found = np.zeros(len(slots), np.int64)
-        where = np.flatnonzero(slots != NO_SLOT)
-        slots = slots[where]
-        while len(where):
-            found[where] += self._table.counts(slots)
-            slots = self._table.older(slots)
-            where, slots = where[slots != NO_SLOT], slots[slots != NO_SLOT]
-        return found
 
 
 def _together(checksum: Checksums) -> Numbers | None:

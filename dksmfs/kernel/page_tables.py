@@ -39,7 +39,7 @@ class PageTables:
     def get(self, area: int) -> PageTable | HugePage | None:
         """The table of an area, or its huge page; None if it has neither. Opens runs."""
         table = self._areas.get(area)
-        if table is None and self._runs_in(area, area + 1):
+        if table is None and self._has_run(area):
             self._open(area, area + 1)
             table = self._areas[area]
         return table
@@ -50,7 +50,7 @@ class PageTables:
         return table if isinstance(table, HugePage) else None
 
     def __contains__(self, area: int) -> bool:
-        return area in self._areas or bool(self._runs_in(area, area + 1))
+        return area in self._areas or self._has_run(area)
 
     def __setitem__(self, area: int, table: PageTable | HugePage) -> None:
         """Let an area have another table than before."""
@@ -86,10 +86,7 @@ class PageTables:
             (area * HUGE_PAGES, (span_of(area, start, end), self._areas[area]))
             for area in self._opened(first, last)
         ]
-        low = self._index(start)
-        if low and self._runs[low - 1].end > start:
-            low -= 1
-        for run in self._runs[low : self._index(end)]:
+        for run in self._runs_in(start, end):
             inside = start <= run.start and run.end <= end
             found.append((run.start, run if inside else run.clipped(start, end)))
         return [part for _, part in sorted(found, key=lambda one: one[0])]
@@ -224,8 +221,7 @@ class PageTables:
 
     def set_entries(self, vpns: Numbers, pfns: Numbers, flags: int) -> None:
         """Set the entries of pages, which ascend, in areas that have tables."""
-        breaks = np.flatnonzero(np.diff(vpns) != 1) + 1
-        if len(vpns) >= _SHORTEST_RUN and not len(breaks):
+        if len(vpns) >= _SHORTEST_RUN and (np.diff(vpns) == 1).all():
             self.store(int(vpns[0]), compact(pfns), flags)
             return
         areas = vpns // HUGE_PAGES
@@ -297,9 +293,11 @@ class PageTables:
             run = self._runs[at - 1]
             self._runs[at - 1 : at] = [run.clipped(run.start, vpn), run.clipped(vpn, run.end)]
 
-    def _runs_in(self, first: int, last: int) -> list[Run]:
-        """The runs that reach into areas `first` to `last` - 1."""
-        start, end = first * HUGE_PAGES, last * HUGE_PAGES
+    def _has_run(self, area: int) -> bool:
+        return bool(self._runs_in(area * HUGE_PAGES, (area + 1) * HUGE_PAGES))
+
+    def _runs_in(self, start: int, end: int) -> list[Run]:
+        """The runs that reach into virtual pages `start` to `end` - 1."""
         low = self._index(start)
         if low and self._runs[low - 1].end > start:
             low -= 1

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dksmfs.control.client import connect
+from dksmfs.control.blocking import Blocking
+from dksmfs.control.client import Machine, connect
 from tests.mount.conftest import need_mounts
 from tests.mount.trees import directory, mounted
 
@@ -36,6 +37,14 @@ def machine() -> Iterator[tuple[Path, Path]]:
         socket = place / "socket"
         with mounted(place / "mnt", "--thp", "never", "--socket", str(socket)) as root:
             yield root, socket
+
+
+def advertising_in_the_background(client: Machine[Blocking], fill: str) -> threading.Thread:
+    """Advertise so many pages that it takes some time."""
+    region = client.process("busy").mmap(pages=PAGES, fill=fill)
+    advertising = threading.Thread(target=region.madvise, args=["mergeable"])
+    advertising.start()
+    return advertising
 
 
 def test_reads_do_not_wait_for_a_store_that_waits_for_an_advertisement(
@@ -91,9 +100,7 @@ def test_many_stores_that_wait_leave_readers_alone(machine: tuple[Path, Path]) -
     writers = 120
     (root / "run").write_text("1")
     with connect(socket) as client, ThreadPoolExecutor(writers) as pool:
-        region = client.process("busy").mmap(pages=PAGES, fill="index:1")
-        advertising = threading.Thread(target=region.madvise, args=["mergeable"])
-        advertising.start()
+        advertising = advertising_in_the_background(client, "index:1")
         while (root / "pages_scanned").read_text() == "0\n":
             pass
         stores = [pool.submit((root / "run").write_text, "0") for _ in range(writers)]
@@ -132,9 +139,7 @@ def test_many_who_list_the_directory_during_an_advertisement(machine: tuple[Path
     listers = 400
     (root / "run").write_text("1")
     with connect(socket) as client, ThreadPoolExecutor(listers) as pool:
-        region = client.process("busy").mmap(pages=PAGES, fill="seed:1")
-        advertising = threading.Thread(target=region.madvise, args=["mergeable"])
-        advertising.start()
+        advertising = advertising_in_the_background(client, "seed:1")
         listed = [pool.submit(os.listdir, root) for _ in range(listers)]
         assert {len(names.result()) for names in listed} == {6}
         advertising.join()
