@@ -19,6 +19,7 @@ from dksmfs.kernel.computed_pages import (
     checksums_by_last_words,
     splitmix_pages,
 )
+from dksmfs.kernel.linear import Selection, compact, numbers
 from dksmfs.kernel.page_bytes import (
     PAGE_SIZE,
     Addresses,
@@ -31,6 +32,7 @@ from dksmfs.kernel.page_bytes import (
     equal_bytes,
     fingerprint_rows,
 )
+from dksmfs.kernel.work import Work
 
 _WORDS: Final = PAGE_SIZE // 8
 _U64_LIMIT: Final = 1 << 64
@@ -41,7 +43,8 @@ _ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages 
 _MANY_SEED_PAGES: Final = 128
 _MANY_INDEX_PAGES: Final = 1024
 
-_RUN_PAGES: Final = 64  # equal pages in a row that are looked for
+_RUN_PAGES: Final = (512, 64)  # equal pages in a row that are looked for
+_RUN_PROBES: Final = 4  # that must look alike before all are compared
 _SAMPLED_PAGES: Final = 16  # one of so many
 
 Indices = npt.NDArray[np.int64]  # page numbers within a content
@@ -70,12 +73,12 @@ class Content(ABC):
         """Where the pages at `indices` are in memory; 0 for those that are not stored as such."""
         return np.zeros(len(indices), np.int64)
 
-    def checksums(self, indices: Indices) -> Checksums:
+    def checksums(self, indices: Selection) -> Checksums:
         """The checksums of the pages at `indices`."""
         checksums = np.empty(len(indices), np.uint32)
         for start in range(0, len(indices), _ROWS_AT_ONCE):
             here = slice(start, start + _ROWS_AT_ONCE)
-            checksums[here] = checksum_rows(self.rows(indices[here]))
+            checksums[here] = checksum_rows(self.rows(numbers(indices[here])))
         return checksums
 
 
@@ -110,27 +113,25 @@ class StoredContent(Content):
         rows[~whole, : len(tail)] = tail
         return rows
 
-    def _adjacent(self, indices: Indices) -> slice | None:
+    def _adjacent(self, indices: Selection) -> slice | None:
         """The pages as a slice, if they follow each other and are whole."""
-        count = len(indices)
-        if not count or indices[-1] >= self._whole:
+        if not len(indices) or indices[-1] >= self._whole:
             return None
-        first = int(indices[0])
-        if count == 1 or (indices[-1] - first == count - 1 and (np.diff(indices) == 1).all()):
-            return slice(first, first + count)
-        return None
+        adjacent = compact(indices)
+        return slice(adjacent.start, adjacent.stop) if isinstance(adjacent, range) else None
 
-    def checksums(self, indices: Indices) -> Checksums:
+    def checksums(self, indices: Selection) -> Checksums:
         adjacent = self._adjacent(indices)
         if adjacent is not None:
             size = slice(adjacent.start * PAGE_SIZE, adjacent.stop * PAGE_SIZE)
             return checksum_adjacent(self._memory[size])
-        if len(indices) and indices.max() >= self._whole:
-            return super().checksums(indices)
-        pages = map(self._rows.__getitem__, indices.tolist())
-        return checksum_each(pages, len(indices))
+        pages = numbers(indices)
+        if (pages >= self._whole).any():
+            return super().checksums(pages)
+        rows = map(self._rows.__getitem__, pages.tolist())
+        return checksum_each(rows)
 
-    def repetitions(self, indices: Indices) -> Indices | None:
+    def repetitions(self, indices: Selection) -> Work[Indices | None]:
         """For each page the position, in `indices`, of an earlier one that is proven to have the
         same bytes, or its own; None if none was found.
 
@@ -138,20 +139,27 @@ class StoredContent(Content):
         shifted by a page, which looks at half the memory that comparing with others does.
         """
         adjacent = self._adjacent(indices)
-        runs = len(indices) // _RUN_PAGES
-        if adjacent is None or not runs:
+        if adjacent is None:
             return None
-        probes = self._rows[adjacent][: runs * _RUN_PAGES : _RUN_PAGES // 4, :8]
-        words = np.ascontiguousarray(probes).view(np.uint64).reshape(runs, 4)
-        maybe = np.flatnonzero((words == words[:, :1]).all(axis=1))
-        first = self._address + (adjacent.start + maybe * _RUN_PAGES) * PAGE_SIZE
-        sizes = np.full(len(maybe), (_RUN_PAGES - 1) * PAGE_SIZE)
-        same = maybe[equal_bytes(first, first + PAGE_SIZE, sizes)]
-        if not len(same):
-            return None
-        earlier = np.arange(len(indices))
-        earlier[: runs * _RUN_PAGES].reshape(runs, _RUN_PAGES)[same] = same[:, None] * _RUN_PAGES
-        return earlier
+        earlier, found = np.arange(len(indices)), False
+        for pages in _RUN_PAGES:
+            starts = np.arange(0, len(indices) - pages + 1, pages)
+            starts = starts[earlier[starts + 1] == starts + 1]  # where nothing was found yet
+            same = yield from self._runs_of_equals(adjacent.start, starts, pages)
+            found |= len(same) > 0
+            earlier[same[:, None] + np.arange(pages)] = same[:, None]
+        return earlier if found else None
+
+    def _runs_of_equals(self, first: int, starts: Indices, pages: int) -> Work[Indices]:
+        """Those of the `starts`, counted from page `first`, where so many equal pages begin."""
+        probes = np.arange(0, pages, pages // _RUN_PROBES)
+        words = self._rows.view(np.uint64)[first + starts[:, None] + probes, 0]
+        likely = starts[(words == words[:, :1]).all(axis=1)]
+        begin = self._address + (first + likely) * PAGE_SIZE
+        sizes = np.full(len(likely), (pages - 1) * PAGE_SIZE)
+        same = yield from equal_bytes(begin, begin + PAGE_SIZE, sizes)
+        runs: Indices = likely[same]
+        return runs
 
     def seem_to_differ(self, indices: Indices) -> bool:
         """Whether none of a sample of the pages begins like another."""
@@ -159,11 +167,12 @@ class StoredContent(Content):
         words = np.ascontiguousarray(sample).view(np.uint64)
         return len(np.unique(words)) == len(words)
 
-    def fingerprints(self, indices: Indices) -> Words:
+    def fingerprints(self, chosen: Selection) -> Words:
         """A number that pages with equal bytes share, from a few words of each."""
-        adjacent = self._adjacent(indices)
+        adjacent = self._adjacent(chosen)
         if adjacent is not None:
             return fingerprint_rows(self._rows[adjacent])
+        indices = numbers(chosen)
         whole = indices < self._whole
         if whole.all():
             return fingerprint_rows(self._rows, indices)
@@ -207,7 +216,7 @@ class _Uniform(_Described):
     uniform = True
     quick = True
 
-    def checksums(self, indices: Indices) -> Checksums:
+    def checksums(self, indices: Selection) -> Checksums:
         one = checksum_rows(self.rows(np.zeros(1, np.int64)))
         return np.repeat(one, len(indices))
 
@@ -249,10 +258,10 @@ class IndexContent(_Described):
         words[:, 0] = self._states(indices)
         return _rows_of_words(words)
 
-    def checksums(self, indices: Indices) -> Checksums:
+    def checksums(self, indices: Selection) -> Checksums:
         if len(indices) < _MANY_INDEX_PAGES:
             return super().checksums(indices)
-        return checksums_by_first_word(self._states(indices))
+        return checksums_by_first_word(self._states(numbers(indices)))
 
 
 class PatternContent(_Described):
@@ -279,10 +288,10 @@ class SeedContent(_Described):
         words[:, -1] = indices
         return _rows_of_words(words)
 
-    def checksums(self, indices: Indices) -> Checksums:
+    def checksums(self, indices: Selection) -> Checksums:
         if len(indices) < _MANY_SEED_PAGES:
             return super().checksums(indices)
-        return checksums_by_last_words(self.value, indices.astype(np.uint64))
+        return checksums_by_last_words(self.value, numbers(indices).astype(np.uint64))
 
 
 _WITH_VALUE: Final[dict[str, Callable[[int], Content]]] = {

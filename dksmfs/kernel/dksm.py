@@ -22,7 +22,7 @@ are done at once: see `batch`, and `again` for regions that are the same as one 
 
 import errno
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
@@ -46,8 +46,7 @@ SLICED_BATCH_PAGES: Final = 16 * HUGE_PAGES
 """... where somebody waits for the pauses: they come every millisecond or so then."""
 
 _STRETCH_PAGES: Final = 1 << 20  # pages of a region that is like one before, done at once
-_PAUSES: Final = 8  # of a batch, while checksums are taken
-_SINGLE_PAGES: Final = 32  # ... and where pages are taken one by one
+_SINGLE_PAGES: Final = 32  # taken one by one between pauses
 
 
 class Verdict(Enum):
@@ -101,7 +100,7 @@ class Dksm:
             self.pages_merged += merged
             yield
             for start, end in mm.tables.stretches(low + merged, high, batch_pages):
-                yield from self._advertise_stretch(mm, vma, start, end, batch_pages // _PAUSES)
+                yield from self._advertise_stretch(mm, vma, start, end)
                 yield
 
     @property
@@ -110,9 +109,7 @@ class Dksm:
         frames = self._memory.frames
         return self._table.version, frames.version, frames.contents.version
 
-    def _advertise_stretch(
-        self, mm: AddressSpace, vma: Vma, low: int, high: int, pages_at_once: int
-    ) -> Iterator[None]:
+    def _advertise_stretch(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Iterator[None]:
         """Reject what cannot be merged, and advertise the rest."""
         origin, before = origin_of(mm, vma, low, high), (self._version, self.pages_merged)
         mm.split_huge_pages(low, high)
@@ -121,7 +118,7 @@ class Dksm:
         self.merging_failed += len(pfns) - len(passed)
         if not len(passed):
             return
-        checksums, twins = yield from self._examine(pfns[passed], pages_at_once)
+        checksums, twins = yield from self._memory.frames.contents.examine(pfns[passed])
         yield from self._table.reserve(len(passed))
         batch = Batch.of(low + passed, pfns[passed], flags[passed], checksums, twins)
         decision = Decision(self._memory.frames, self._table, vma, batch)
@@ -146,20 +143,6 @@ class Dksm:
         passing = flags & (PRESENT | PROTNONE) == PRESENT
         passing &= frames.anonymous(pfns) & ~frames.compound(pfns)
         return np.flatnonzero(passing)
-
-    def _examine(
-        self, pfns: Pfns, pages_at_once: int
-    ) -> Generator[None, None, tuple[Checksums, Pfns]]:
-        """The checksums of frames, and what they are known to equal."""
-        contents = self._memory.frames.contents
-        if contents.all_quick(pfns):
-            return contents.examine(pfns)
-        checksums, twins = np.empty(len(pfns), np.uint32), np.empty(len(pfns), np.int64)
-        for start in range(0, len(pfns), pages_at_once):
-            here = slice(start, start + pages_at_once)
-            checksums[here], twins[here] = contents.examine(pfns[here])
-            yield
-        return checksums, twins
 
     def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> None:
         """Let entries, counts and the table become what was decided."""

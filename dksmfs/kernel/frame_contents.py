@@ -13,6 +13,7 @@ from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
 from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, equal_pages
+from dksmfs.kernel.work import Work, finished
 
 Pfns = Numbers  # page frame numbers
 Mask = npt.NDArray[np.bool_]
@@ -22,7 +23,9 @@ STORAGE_LIMIT: Final = 4 << 30
 
 _PAGE_BITS: Final = 32  # of the number of a page within its content; the content's is above them
 _PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
-_ROWS_AT_ONCE: Final = 1024  # generated pages compared at once
+_PAGES_AT_ONCE: Final = 1024  # hashed or, if they are not stored, compared between pauses
+_FIRST_PAGES: Final = 4096  # that tell whether the others are copies of pages in a row
+_PROBES: Final = 16  # copies that must be where they are expected before all are compared
 
 
 class FrameContents:
@@ -33,6 +36,9 @@ class FrameContents:
         self._contents = Contents()
         self._checksum_mask = np.uint32((1 << checksum_bits) - 1)
         self._hints = Hints(table)
+        self._copies_behind = 0
+        """How many frames before each of the last pages was what they are copies of; 0 if it was
+        not so for all."""
         # For contents without fingerprints: the frame of page 0, if all were hashed in a row.
         self._hashed_in: dict[int, int] = {}
 
@@ -78,18 +84,17 @@ class FrameContents:
 
     def drop(self, pfns: Selection) -> None:
         """The frames hold nothing any more: they are free, or about to get another content."""
-        for number, chosen in self._by_content(pfns):
+        for number, chosen, _ in self._by_content(pfns):
             self._contents.drop_users(number, len(chosen))
 
     def copy(self, sources: Pfns, targets: Pfns) -> None:
         """Copy the content of frame `sources[i]` to `targets[i]`, as it is at this moment."""
-        for number, chosen in self._by_content(sources):
+        for number, chosen, indices in self._by_content(sources):
             content = self._contents[number]
-            indices = self._indices(part(sources, numbers(chosen)))
             if not content.stable:
-                content = StoredContent(content.rows(indices).tobytes())
-                indices = np.arange(len(indices))
-            self.set(part(targets, numbers(chosen)), content, indices)
+                content = StoredContent(content.rows(numbers(indices)).tobytes())
+                indices = range(len(indices))
+            self.set(part(targets, chosen), content, indices)
 
     def overwrite(self, pfn: int, offset: int, data: bytes) -> None:
         """Replace the bytes of a frame from `offset` (bytes) on by `data`, within the page."""
@@ -104,10 +109,11 @@ class FrameContents:
         """The bytes of the frames, a row each. Not to be written to."""
         parts = self._by_content(pfns)
         if len(parts) == 1:
-            return self._contents[parts[0][0]].rows(self._indices(pfns))
+            number, _, indices = parts[0]
+            return self._contents[number].rows(numbers(indices))
         rows = np.empty((len(pfns), PAGE_SIZE), np.uint8)
-        for number, chosen in parts:
-            rows[at(chosen)] = self._contents[number].rows(self._indices(pfns[at(chosen)]))
+        for number, chosen, indices in parts:
+            rows[at(chosen)] = self._contents[number].rows(numbers(indices))
         return rows
 
     def holds(self, pfns: Pfns, content: Content) -> Mask:
@@ -139,7 +145,7 @@ class FrameContents:
         return first >> _PAGE_BITS, first & _PAGE_MASK
 
     def _line(self, pfns: range) -> int | None:
-        first = self._table.page.first_of_line(pfns)
+        first = self._table.page.first_of_line(pfns) if len(pfns) else None
         if first is None or (first + len(pfns) - 1) >> _PAGE_BITS != first >> _PAGE_BITS:
             return None
         return first
@@ -150,122 +156,156 @@ class FrameContents:
     def _indices(self, pfns: Selection) -> Indices:
         return self._table.page.get(pfns) & _PAGE_MASK
 
-    def _by_content(self, pfns: Selection) -> list[tuple[int, Selection]]:
-        """The content numbers of `pfns`, each with the positions in `pfns` that have it."""
-        if not len(pfns):
-            return []
+    def _by_content(self, pfns: Selection) -> list[tuple[int, Selection, Selection]]:
+        """The content numbers of `pfns`: of each the positions in `pfns` that have it, and which of
+        its pages these hold."""
         if isinstance(pfns, range):
             first = self._line(pfns)
             if first is not None:
-                return [(first >> _PAGE_BITS, range(len(pfns)))]
-        return _by_number(self._numbers(pfns))
+                page = first & _PAGE_MASK
+                every = range(len(pfns))
+                return [(first >> _PAGE_BITS, every, range(page, page + len(pfns)))]
+        pages = self._table.page.get(pfns)
+        by_number = _by_number(pages >> _PAGE_BITS)
+        return [(number, chosen, pages[at(chosen)] & _PAGE_MASK) for number, chosen in by_number]
 
     # --- checksums --------------------------------------------------------------------------
 
-    def all_quick(self, pfns: Pfns) -> bool:
-        """Whether taking the checksums of all these frames takes next to nothing."""
-        return all(self._contents[number].quick for number, _ in self._by_content(compact(pfns)))
-
     def checksums(self, pfns: Pfns) -> Checksums:
         """The checksums of the frames' present contents; computed only where not known."""
-        return self.examine(pfns)[0]
+        return finished(self.examine(pfns))[0]
 
-    def examine(self, pfns: Pfns) -> tuple[Checksums, Pfns]:
+    def examine(self, pfns: Pfns) -> Work[tuple[Checksums, Pfns]]:
         """The checksums of the frames' present contents, and a twin of each frame: one that has
         just been proven to hold the same bytes, or the frame itself.
 
         A page that looks like one whose checksum is known, by a few of its words, is compared
         with that. If all bytes are equal, so is the checksum, and nothing needs to be hashed.
         """
-        twins = pfns.copy()
-        unknown = np.flatnonzero(self._table.flags[pfns] & HASHED == 0)
-        for number, chosen in self._by_content(compact(pfns[unknown])):
-            content, where = self._contents[number], unknown[at(chosen)]
-            frames = pfns[where]
-            indices = self._indices(frames)
+        table, twins, asked = self._table, pfns.copy(), compact(pfns)
+        places: Selection = range(len(pfns))
+        unknown = table.flags[at(asked)] & HASHED == 0
+        if not unknown.all():
+            places = np.flatnonzero(unknown)
+            asked = compact(part(asked, places))
+        for number, chosen, indices in self._by_content(asked):
+            content, frames = self._contents[number], part(asked, chosen)
             if isinstance(content, StoredContent):
-                twins[where] = self._examine_repetitions(content, frames, indices)
+                found = yield from self._examine_repetitions(content, frames, indices)
             else:
-                twins[where] = self._examine_described(number, content, frames, indices)
+                found = yield from self._examine_described(number, content, frames, indices)
+            twins[at(part(places, chosen))] = found
             if content.stable:
-                self._table.flags[frames] |= np.uint8(HASHED)
-        checksums: Checksums = self._table.checksum[pfns]
-        return checksums, twins
+                table.flags[at(frames)] |= np.uint8(HASHED)
+        return table.checksum[pfns], twins
 
     def _examine_described(
-        self, number: int, content: Content, pfns: Pfns, indices: Indices
-    ) -> Pfns:
+        self, number: int, content: Content, frames: Selection, indices: Selection
+    ) -> Work[Pfns]:
         """Known are the pages of this content that were hashed before, if in a row of frames."""
-        table, twins = self._table, pfns.copy()
-        rest = np.arange(len(pfns))
+        table, pfns, pages = self._table, numbers(frames), numbers(indices)
+        twins = pfns.copy()
+        rest: Selection = range(len(pfns))
         if number in self._hashed_in:
-            candidates = self._hashed_in[number] + indices
-            known = self._proven(pfns, candidates)
+            candidates = self._hashed_in[number] + pages
+            known = self._hashed(candidates)
+            known[known] = table.page.get(candidates[known]) == table.page.get(pfns[known])
             twins[known] = candidates[known]
             table.checksum[pfns[known]] = table.checksum[candidates[known]]
-            rest = rest[~known]
-        self._hash(content, pfns, indices, rest)
+            rest = np.flatnonzero(~known)
+        yield from self._hash(content, part(frames, rest), part(indices, rest))
         if len(rest) and content.stable:
-            self._hashed_in[number] = int(pfns[rest[0]] - indices[rest[0]])
+            self._hashed_in[number] = int(pfns[rest[0]] - pages[rest[0]])
         return twins
 
-    def _proven(self, pfns: Pfns, candidates: Pfns) -> Mask:
-        """Where the candidate is a frame that refers to the same page, and has its checksum."""
-        table = self._table
-        within: Mask = (candidates > 0) & (candidates < len(table.flags))
-        candidates = np.where(within, candidates, 0)
-        within &= table.flags[candidates] & HASHED != 0
-        within &= table.page.get(candidates) == table.page.get(pfns)
-        return within
+    def _hashed(self, candidates: Numbers) -> Mask:
+        """Whether the numbers are those of frames whose checksum is known."""
+        known: Mask = (candidates > 0) & (candidates < len(self._table.flags))
+        known[known] = self._table.flags[candidates[known]] & HASHED != 0
+        return known
 
-    def _examine_repetitions(self, content: StoredContent, pfns: Pfns, indices: Indices) -> Pfns:
+    def _examine_repetitions(
+        self, content: StoredContent, frames: Selection, indices: Selection
+    ) -> Work[Pfns]:
         """Of pages that are alike in a row, it is enough to examine one."""
-        earlier = content.repetitions(indices)
+        pfns = numbers(frames)
+        earlier = yield from content.repetitions(indices)
         if earlier is None:
-            return self._examine_stored(content, pfns, indices)
+            return (yield from self._examine_stored(content, pfns, indices))
         once = np.flatnonzero(earlier == np.arange(len(pfns)))
         twins = pfns.copy()
-        twins[once] = self._examine_stored(content, pfns[once], indices[once])
-        self._table.checksum[pfns] = self._table.checksum[pfns[earlier]]
+        twins[once] = yield from self._examine_stored(content, pfns[once], part(indices, once))
+        self._table.checksum[at(frames)] = self._table.checksum[pfns[earlier]]
         repeated: Pfns = twins[earlier]
         return repeated
 
-    def _examine_stored(self, content: StoredContent, pfns: Pfns, indices: Indices) -> Pfns:
-        """Known are pages that may be anywhere else in memory, and those of this very call."""
-        twins, rest = pfns.copy(), np.arange(len(pfns))
-        if not content.stable and content.seem_to_differ(indices):
-            self._hash(content, pfns, indices, rest)
-            return twins
-        fingerprints = (content.fingerprints(indices) >> np.uint64(32)).astype(np.uint32)
-        if content.stable:
-            sources = self._hints.lookup(fingerprints)
-            rest = self._inherit(pfns, twins, rest, sources)
-        first = _first_alike(fingerprints[rest])
-        leads = first == np.arange(len(rest))
-        self._hash(content, pfns, indices, rest[leads])
-        if content.stable:
-            self._hints.add(fingerprints[rest[leads]], pfns[rest[leads]])
-        if not leads.all():
-            sources = pfns[rest[first[~leads]]]
-            wrong = self._inherit(pfns, twins, rest[~leads], sources)
-            self._hash(content, pfns, indices, wrong)
+    def _examine_stored(self, content: StoredContent, pfns: Pfns, indices: Selection) -> Work[Pfns]:
+        """Where all pages that come first are copies of pages in a row, the others are likely to
+        go on so."""
+        if not content.stable:
+            return (yield from self._examine_looks(content, pfns, indices))
+        twins, rest = pfns.copy(), numbers(range(len(pfns)))
+        if not self._copies_behind and len(pfns) > 2 * _FIRST_PAGES:
+            first, rest = rest[:_FIRST_PAGES], rest[_FIRST_PAGES:]
+            twins[first] = yield from self._examine_looks(
+                content, pfns[first], part(indices, first)
+            )
+        if self._copies_behind:
+            rest = yield from self._follow(pfns, twins, rest)
+        if len(rest):
+            twins[rest] = yield from self._examine_looks(content, pfns[rest], part(indices, rest))
         return twins
 
-    def _inherit(self, pfns: Pfns, twins: Pfns, guessed: Numbers, sources: Pfns) -> Numbers:
+    def _follow(self, pfns: Pfns, twins: Pfns, rest: Numbers) -> Work[Numbers]:
+        """`_inherit` from frames as far behind as before."""
+        sources = pfns[rest] - self._copies_behind
+        probes = slice(None, None, max(len(rest) // _PROBES, 1))
+        if self._hashed(sources).all() and self.equal(pfns[rest][probes], sources[probes]).all():
+            rest = yield from self._inherit(pfns, twins, rest, sources)
+        return rest
+
+    def _examine_looks(self, content: StoredContent, pfns: Pfns, indices: Selection) -> Work[Pfns]:
+        """Known are pages that may be anywhere else in memory, and those of this very call."""
+        twins, rest = pfns.copy(), np.arange(len(pfns))
+        if not content.stable and content.seem_to_differ(numbers(indices)):
+            yield from self._hash(content, pfns, indices)
+            return twins
+        looks = (content.fingerprints(indices) >> np.uint64(32)).astype(np.uint32)
+        yield
+        if content.stable:
+            rest = yield from self._inherit(pfns, twins, rest, self._hints.lookup(looks))
+            behind = pfns - twins
+            self._copies_behind = int(behind[0]) if (behind == behind[0]).all() else 0
+        first = _first_alike(looks[rest])
+        alike = first != np.arange(len(rest))
+        leads = rest[~alike]
+        yield from self._hash(content, pfns[leads], part(indices, leads))
+        if content.stable:
+            self._hints.add(looks[leads], pfns[leads])
+        if len(leads) < len(rest):
+            sources = pfns[rest[first[alike]]]
+            wrong = yield from self._inherit(pfns, twins, rest[alike], sources)
+            yield from self._hash(content, pfns[wrong], part(indices, wrong))
+        return twins
+
+    def _inherit(self, pfns: Pfns, twins: Pfns, guessed: Numbers, sources: Pfns) -> Work[Numbers]:
         """Let those of the pages `guessed` that equal their source take over its checksum;
         returns the others."""
         equal: Mask = sources != NO_HINT
-        equal[equal] = self.equal(pfns[guessed[equal]], sources[equal])
+        equal[equal] = yield from self._compare(pfns[guessed[equal]], sources[equal])
         known, proven = guessed[equal], sources[equal]
         twins[known] = proven
         self._table.checksum[pfns[known]] = self._table.checksum[proven]
         others: Numbers = guessed[~equal]
         return others
 
-    def _hash(self, content: Content, pfns: Pfns, indices: Indices, chosen: Numbers) -> None:
-        if len(chosen):
-            checksums = content.checksums(indices[chosen]) & self._checksum_mask
-            self._table.checksum[pfns[chosen]] = checksums
+    def _hash(self, content: Content, frames: Selection, indices: Selection) -> Work[None]:
+        at_once = max(len(frames), 1) if content.quick else _PAGES_AT_ONCE
+        for start in range(0, len(frames), at_once):
+            here = range(start, min(start + at_once, len(frames)))
+            checksums = content.checksums(part(indices, here)) & self._checksum_mask
+            self._table.checksum[at(part(frames, here))] = checksums
+            yield
 
     # --- comparing --------------------------------------------------------------------------
 
@@ -275,11 +315,11 @@ class FrameContents:
         starts[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
         once = np.flatnonzero(starts)
         if 2 * len(once) > len(left):
-            return self._equal(left, right)
-        found = self._equal(left[once], right[once])
+            return finished(self._compare(left, right))
+        found = finished(self._compare(left[once], right[once]))
         return np.repeat(found, np.diff(once, append=len(left)))
 
-    def _equal(self, left: Pfns, right: Pfns) -> Mask:
+    def _compare(self, left: Pfns, right: Pfns) -> Work[Mask]:
         equal: Mask = left == right
         if equal.all():
             return equal
@@ -290,13 +330,14 @@ class FrameContents:
         unproven = np.flatnonzero(~equal)
         if not len(unproven):
             return equal
-        addresses = self._addresses(pages[0][unproven]), self._addresses(pages[1][unproven])
-        stored = (addresses[0] != 0) & (addresses[1] != 0)
-        equal[unproven[stored]] = equal_pages(addresses[0][stored], addresses[1][stored])
+        ours, theirs = self._addresses(pages[0][unproven]), self._addresses(pages[1][unproven])
+        stored = (ours != 0) & (theirs != 0)
+        equal[unproven[stored]] = yield from equal_pages(ours[stored], theirs[stored])
         generated = unproven[~stored]
-        for start in range(0, len(generated), _ROWS_AT_ONCE):
-            pair = generated[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(generated), _PAGES_AT_ONCE):
+            pair = generated[start : start + _PAGES_AT_ONCE]
             equal[pair] = (self.rows(left[pair]) == self.rows(right[pair])).all(axis=1)
+            yield
         return equal
 
     def _addresses(self, pages: Numbers) -> npt.NDArray[np.int64]:

@@ -197,7 +197,7 @@ class Frames:
 
     def _count_huge(self, pfns: Selection, change: int) -> None:
         huge = np.flatnonzero(self.compound(pfns))
-        for pfn in part(pfns, huge).tolist() if len(huge) else ():
+        for pfn in numbers(part(pfns, huge)).tolist() if len(huge) else ():
             self._change_huge_reference(huge_head(pfn), change)
 
     def _change_huge_reference(self, head: int, change: int) -> None:

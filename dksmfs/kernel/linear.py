@@ -27,8 +27,10 @@ def numbers(selection: Selection) -> Numbers:
     return selection
 
 
-def part(selection: Selection, positions: Numbers | npt.NDArray[np.bool_]) -> Numbers:
+def part(selection: Selection, positions: Selection | npt.NDArray[np.bool_]) -> Selection:
     """The members of the selection at some positions."""
+    if isinstance(positions, range):
+        return selection[positions.start : positions.stop]
     if not isinstance(selection, range):
         return selection[positions]
     if positions.dtype == np.bool_:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh64_intdigest
+from xxhash import xxh64_digest
+
+from dksmfs.kernel.work import Work
 
 PAGE_SIZE: Final = 4096
 _ALL: Final = slice(None)
@@ -24,6 +26,8 @@ _PAGE_SLICES: Final = tuple(
 _COMPARED_PAGES: Final = (64, 8, 1)
 """Pages compared by one call; where it finds a difference, by the next ones. So equal pages take
 few calls, of which both sides fit in the processor's L2 cache, and one that differs some 20."""
+
+_COMPARED_BYTES: Final = 1024 * PAGE_SIZE  # between pauses
 
 _FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
 
@@ -61,53 +65,59 @@ def checksum_adjacent(memory: memoryview) -> Checksums:
     for start in range(0, len(checksums), _SLICES_PAGES):
         count = min(_SLICES_PAGES, len(checksums) - start)
         chunk = memory[start * PAGE_SIZE : (start + count) * PAGE_SIZE]
-        pages = map(chunk.__getitem__, _PAGE_SLICES)
-        checksums[start : start + count] = checksum_each(pages, count)
+        digests = b"".join([xxh64_digest(chunk[page]) for page in _PAGE_SLICES[:count]])
+        checksums[start : start + count] = _low_halves(digests)
     return checksums
 
 
-def checksum_each(pages: Iterable[Any], count: int) -> Checksums:
-    """DKSM's checksum of the first `count` of the pages, any objects that show their bytes: the
-    low 32 bits of XXH64 with seed 0."""
-    digests = np.fromiter(map(xxh64_intdigest, pages), np.uint64, count)
-    return digests.astype(np.uint32)
+def checksum_each(pages: Iterable[Any]) -> Checksums:
+    """DKSM's checksum of each page, any object that shows its bytes: the low 32 bits of XXH64 with
+    seed 0."""
+    return _low_halves(b"".join([xxh64_digest(page) for page in pages]))
 
 
-def equal_pages(left: Addresses, right: Addresses) -> Mask:
+def _low_halves(digests: bytes) -> Checksums:
+    """Of numbers of 64 bits, as xxhash writes them: the most significant byte first."""
+    return np.frombuffer(digests, ">u4")[1::2].astype(np.uint32)
+
+
+def equal_pages(left: Addresses, right: Addresses) -> Work[Mask]:
     """Whether the page at address `left[i]` has the same bytes as the one at `right[i]`."""
     if len(left) <= _FEW_PAGES:
-        return equal_bytes(left, right, np.full(len(left), PAGE_SIZE))
+        return (yield from equal_bytes(left, right, np.full(len(left), PAGE_SIZE)))
     # What is asked twice in a row is answered once: many pages often are compared with one.
     again = np.zeros(len(left), np.bool_)
     again[1:] = (left[1:] == left[:-1]) & (right[1:] == right[:-1])
     asked = ~again & (left != right)
     if asked.all():
-        return _equal_chains(left, right)
+        return (yield from _equal_chains(left, right))
     equal = ~asked
-    equal[asked] = _equal_chains(left[asked], right[asked])
+    equal[asked] = yield from _equal_chains(left[asked], right[asked])
     answers: Mask = equal[np.maximum.accumulate(np.where(again, 0, np.arange(len(left))))]
     return answers
 
 
-def _equal_chains(left: Addresses, right: Addresses) -> Mask:
+def _equal_chains(left: Addresses, right: Addresses) -> Work[Mask]:
     """`equal_pages`; pages in a row that shall all equal one page are compared with their
     predecessors instead. That is one comparison of memory with itself, and proves the same if it
     finds no difference."""
     follows = np.zeros(len(left), np.bool_)
     follows[1:] = (np.diff(left) == PAGE_SIZE) & (right[1:] == right[:-1])
     if not follows.any():
-        return _equal_runs(left, right, _COMPARED_PAGES)
-    equal = _equal_runs(left, np.where(follows, left - PAGE_SIZE, right), _COMPARED_PAGES)
+        return (yield from _equal_runs(left, right, _COMPARED_PAGES))
+    neighbours = np.where(follows, left - PAGE_SIZE, right)
+    equal = yield from _equal_runs(left, neighbours, _COMPARED_PAGES)
     chain = np.cumsum(~follows)
     broken = np.zeros(len(left) + 1, np.bool_)
     broken[chain[~equal]] = True
     unproven = follows & broken[chain]
     if unproven.any():
-        equal[unproven] = _equal_runs(left[unproven], right[unproven], _COMPARED_PAGES)
+        ours, theirs = left[unproven], right[unproven]
+        equal[unproven] = yield from _equal_runs(ours, theirs, _COMPARED_PAGES)
     return equal
 
 
-def _equal_runs(left: Addresses, right: Addresses, at_once: tuple[int, ...]) -> Mask:
+def _equal_runs(left: Addresses, right: Addresses, at_once: tuple[int, ...]) -> Work[Mask]:
     """`equal_pages`, in one go for up to `at_once[0]` pages that follow each other on both sides;
     by less at once where these differ."""
     starts = np.ones(len(left), np.bool_)
@@ -115,18 +125,24 @@ def _equal_runs(left: Addresses, right: Addresses, at_once: tuple[int, ...]) -> 
     starts[:: at_once[0]] = True
     first = np.flatnonzero(starts)
     pages = np.diff(first, append=len(left))
-    same = equal_bytes(left[first], right[first], pages * PAGE_SIZE)
+    same = yield from equal_bytes(left[first], right[first], pages * PAGE_SIZE)
     equal = np.repeat(same, pages)
     undecided = np.repeat(~same & (pages > 1), pages)
     if undecided.any():
-        equal[undecided] = _equal_runs(left[undecided], right[undecided], at_once[1:])
+        ours, theirs = left[undecided], right[undecided]
+        equal[undecided] = yield from _equal_runs(ours, theirs, at_once[1:])
     return equal
 
 
-def equal_bytes(left: Addresses, right: Addresses, sizes: npt.NDArray[np.int64]) -> Mask:
+def equal_bytes(left: Addresses, right: Addresses, sizes: npt.NDArray[np.int64]) -> Work[Mask]:
     """Whether the `sizes[i]` bytes at `left[i]` are those at `right[i]`."""
-    orders = map(_memcmp, left.tolist(), right.tolist(), sizes.tolist())
-    equal: Mask = np.fromiter(orders, np.intc, len(left)) == 0
+    equal = np.empty(len(left), np.bool_)
+    at_once = max(_COMPARED_BYTES // int(sizes.max(initial=1)), 1)
+    for start in range(0, len(left), at_once):
+        here = slice(start, start + at_once)
+        orders = map(_memcmp, left[here].tolist(), right[here].tolist(), sizes[here].tolist())
+        equal[here] = np.fromiter(orders, np.intc) == 0
+        yield
     return equal
 
 

@@ -15,6 +15,7 @@ from dksmfs.kernel.frame_contents import FrameContents
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.machine import ADVICE, Machine
 from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums
+from dksmfs.kernel.work import Work
 from tests.kernel.conftest import programs_profile
 
 AT = 0x10_0000_0000 + 500 * PAGE_SIZE  # near the end of a 2 MiB area
@@ -63,7 +64,8 @@ def page_by_page() -> Iterator[None]:
         every = np.ones(len(decision._batch.vpn), np.bool_)
         return Outcome(none, none, none, 0, decision._batch.by_address(every))
 
-    def hashed(contents: FrameContents, pfns: Numbers) -> tuple[Checksums, Numbers]:
+    def hashed(contents: FrameContents, pfns: Numbers) -> Work[tuple[Checksums, Numbers]]:
+        yield from ()
         digests = [xxh64_intdigest(row) & 0xFFFFFFFF for row in contents.rows(pfns)]
         return np.array(digests, np.uint32) & contents._checksum_mask, pfns
 
@@ -124,6 +126,31 @@ def sharing(machine: Machine, regions: list[tuple[int, int]]) -> list[int]:
 def test_many_pages_at_once(
     program: list[tuple[str, Content, int, int]], checksum_bits: int
 ) -> None:
-    seen = list(run(Machine("never", checksum_bits=checksum_bits), program))
+    with patch("dksmfs.kernel.frame_contents._FIRST_PAGES", 8):
+        seen = list(run(Machine("never", checksum_bits=checksum_bits), program))
     with page_by_page():
         assert seen == list(run(Machine("never", checksum_bits=checksum_bits), program))
+
+
+def test_copies_in_a_row_that_end() -> None:
+    """One of three copies of a region has another page; what follows is no copy of anything."""
+    numbers = np.arange(1, 301)
+    changed = np.where(numbers == 200, 0, numbers)
+    program = [
+        ("map", counted(values), 0, 0) for values in (numbers, numbers, changed, numbers + 300)
+    ]
+    with patch("dksmfs.kernel.frame_contents._FIRST_PAGES", 100):
+        seen = list(run(Machine("never"), program))
+    assert seen[0::2] == [
+        (300, 0, 0, 300),
+        (600, 300, 0, 300),
+        (900, 599, 0, 301),
+        (1200, 599, 0, 601),
+    ]
+
+
+def counted(values: Numbers) -> Content:
+    """Pages that show a number each, and are zero elsewhere."""
+    pages = np.zeros((len(values), WORDS), "<u8")
+    pages[:, 0] = values
+    return StoredContent(pages.tobytes())

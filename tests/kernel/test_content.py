@@ -13,6 +13,7 @@ from xxhash import xxh64_intdigest
 from dksmfs.kernel.computed_pages import checksums_by_first_word, checksums_by_last_words
 from dksmfs.kernel.content import Content, StoredContent, parse_content
 from dksmfs.kernel.page_bytes import PAGE_SIZE, checksum_rows, equal_pages
+from dksmfs.kernel.work import finished
 
 MASK = (1 << 64) - 1
 TAIL = b"tail"
@@ -228,7 +229,7 @@ def test_equal_pages(asked: list[tuple[int, int, int, int, int]]) -> None:
     ]
     left, right = arrays([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     base = MEMORY.ctypes.data
-    equal = equal_pages(base + left * PAGE_SIZE, base + right * PAGE_SIZE)
+    equal = finished(equal_pages(base + left * PAGE_SIZE, base + right * PAGE_SIZE))
     assert (equal == (MEMORY[left, -1] == MEMORY[right, -1])).all()
     assert len(equal) == len(pairs)
 
@@ -239,7 +240,7 @@ def test_equal_pages(asked: list[tuple[int, int, int, int, int]]) -> None:
 def test_runs_of_equal_pages_are_found_whole() -> None:
     pages = np.zeros((200, 512), "<u8")
     pages[130:, 0] = 7
-    repetitions = StoredContent(pages.tobytes()).repetitions(np.arange(200))
+    repetitions = finished(StoredContent(pages.tobytes()).repetitions(np.arange(200)))
     assert repetitions is not None
     assert repetitions.tolist() == [*[0] * 64, *[64] * 64, *range(128, 200)]
 
@@ -248,13 +249,13 @@ def test_pages_of_a_run_that_differ_anywhere_are_no_repetitions() -> None:
     for page in (0, 1, 40, 63):
         pages = np.zeros((64, 512), "<u8")
         pages[page, 300] = 1
-        assert StoredContent(pages.tobytes()).repetitions(np.arange(64)) is None
+        assert finished(StoredContent(pages.tobytes()).repetitions(np.arange(64))) is None
 
 
 def test_pages_that_are_not_adjacent_are_no_repetitions() -> None:
     zeros = StoredContent(bytes(128 * 4096))
-    assert zeros.repetitions(np.arange(0, 128, 2)) is None
-    assert zeros.repetitions(np.arange(63)) is None
+    assert finished(zeros.repetitions(np.arange(0, 128, 2))) is None
+    assert finished(zeros.repetitions(np.arange(63))) is None
 
 
 def test_pages_that_begin_alike_do_not_seem_to_differ() -> None:
