@@ -134,8 +134,9 @@ class Decision:
     def _equal_to_target(self) -> Mask:
         equal = np.zeros(len(self._group), np.bool_)
         asked = ~self._leads & (self._frames.mapcounts(self._target) > 0)
-        ask = self._batch.by_address(asked)  # so that adjacent pages are compared in one go
-        equal[ask] = self._frames.contents.equal(self._batch.twin[ask], self._target[ask])
+        if asked.any():
+            ask = self._batch.by_address(asked)  # so that adjacent pages are compared in one go
+            equal[ask] = self._frames.contents.equal(self._batch.twin[ask], self._target[ask])
         return equal
 
     def _find_at_home(self) -> Mask:

@@ -143,6 +143,8 @@ class StoredContent(Content):
             return None
         earlier, found = np.arange(len(indices)), False
         for pages in _RUN_PAGES:
+            if len(indices) < pages:
+                continue
             starts = np.arange(0, len(indices) - pages + 1, pages)
             starts = starts[earlier[starts + 1] == starts + 1]  # where nothing was found yet
             same = yield from self._runs_of_equals(adjacent.start, starts, pages)

@@ -147,9 +147,10 @@ class Dksm:
     def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> None:
         """Let entries, counts and the table become what was decided."""
         frames, merged, tracked = self._memory.frames, outcome.merged, outcome.tracked
-        frames.get(compact(outcome.targets))
-        frames.put(compact(batch.pfn[merged]))
-        mm.tables.set_entries(batch.vpn[merged], outcome.targets, MERGED)
+        if len(merged):
+            frames.get(compact(outcome.targets))
+            frames.put(compact(batch.pfn[merged]))
+            mm.tables.set_entries(batch.vpn[merged], outcome.targets, MERGED)
         self._track(batch.checksum[tracked], batch.pfn[tracked])
         self.pages_scanned += len(merged) + len(tracked)
         self.pages_merged += len(merged)

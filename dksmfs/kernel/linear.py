@@ -114,24 +114,33 @@ class LinearColumn:
 
     def first_of_line(self, members: range) -> int | None:
         """The number of the first of `members`, if theirs are known to count up by one."""
-        edge = numbers(range(members.start, min(members.start + 1, members.stop)))
-        if not len(edge):
+        if not len(members):
             return None
-        first = int(self._get(edge)[0])
+        start, end = members.start, members.stop
+        first = self._number(start)
         whole = _whole_blocks(members)
-        edges = [members]
-        if len(whole):
-            blocks = slice(whole.start // _BLOCK, whole.stop // _BLOCK)
-            start = first + whole.start - members.start
-            expected = np.arange(start, start + len(whole), _BLOCK)
-            if self._bent[blocks].any() or (self._line[blocks] != expected).any():
-                return None
-            edges = [range(members.start, whole.start), range(whole.stop, members.stop)]
-        for rest in edges:
-            here = numbers(rest)
-            if (self._get(here) != first + here - members.start).any():
-                return None
-        return first
+        if not len(whole):
+            return first if self._continues(members, first) else None
+        blocks = slice(whole.start // _BLOCK, whole.stop // _BLOCK)
+        line = first + whole.start - start
+        expected = np.arange(line, line + len(whole), _BLOCK)
+        if self._bent[blocks].any() or (self._line[blocks] != expected).any():
+            return None
+        before, behind = range(start, whole.start), range(whole.stop, end)
+        if self._continues(before, first) and self._continues(behind, first + whole.stop - start):
+            return first
+        return None
+
+    def _number(self, member: int) -> int:
+        on_line = self._line.item(member // _BLOCK) + member % _BLOCK
+        return on_line + self._distance.item(member)
+
+    def _continues(self, members: range, first: int) -> bool:
+        """Whether the numbers of `members` are `first` and those that follow it."""
+        if not len(members):
+            return True
+        here = numbers(members)
+        return bool((self._get(here) == first + here - members.start).all())
 
 
 def _whole_blocks(members: range) -> range:
