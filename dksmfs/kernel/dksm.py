@@ -39,7 +39,7 @@ from dksmfs.kernel.page_bytes import Checksums
 from dksmfs.kernel.paging import PRESENT, PROTNONE, Flags
 from dksmfs.kernel.vma import Kind, Vma
 
-BATCH_PAGES: Final = 128 * HUGE_PAGES
+BATCH_PAGES: Final = 64 * HUGE_PAGES
 """Pages that are decided on together."""
 
 SLICED_BATCH_PAGES: Final = 16 * HUGE_PAGES
