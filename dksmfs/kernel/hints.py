@@ -15,6 +15,7 @@ from dksmfs.kernel.linear import Numbers
 NO_HINT: Final = 0  # the zero page, which is never hashed
 
 _FEWEST_BITS: Final = 10
+_MORE_BITS: Final = 2  # whenever there are too few
 _MOST_BITS: Final = 22  # 16 MiB: most of the pages of the last 16 GiB that were hashed
 
 Fingerprints = npt.NDArray[np.uint32]
@@ -25,11 +26,8 @@ class Hints:
 
     def __init__(self, table: FrameTable) -> None:
         self._table = table
-        self._clear(_FEWEST_BITS)
-
-    def _clear(self, bits: int) -> None:
-        self._shift = np.uint32(32 - bits)
-        self._frames = np.zeros(1 << bits, np.uint32)
+        self._bits = _FEWEST_BITS
+        self._frames = np.zeros(1 << _FEWEST_BITS, np.uint32)
         self._added = 0
 
     def lookup(self, fingerprints: Fingerprints) -> Numbers:
@@ -38,7 +36,7 @@ class Hints:
         Pages in a row often are copies of pages in a row: where nothing is known of a page, it may
         follow what the one before is like.
         """
-        hinted: Numbers = self._frames[fingerprints >> self._shift].astype(np.int64)
+        hinted: Numbers = self._frames[self._slots(fingerprints)].astype(np.int64)
         hinted[~self._is_like(hinted, fingerprints)] = NO_HINT
         unknown = np.flatnonzero(hinted == NO_HINT)
         if len(unknown) < len(hinted):
@@ -58,13 +56,12 @@ class Hints:
     def add(self, fingerprints: Fingerprints, pfns: Numbers) -> None:
         """Note that frames have pages with these fingerprints."""
         self._table.fingerprint[pfns] = fingerprints
-        wanted = min((2 * (self._added + len(pfns))).bit_length(), _MOST_BITS)
-        if wanted > 32 - self._shift:
-            frames = self._frames[self._frames != 0]
-            self._clear(wanted + 1)
-            self._insert(frames)
-        self._insert(pfns)
-
-    def _insert(self, pfns: Numbers | npt.NDArray[np.uint32]) -> None:
-        self._frames[self._table.fingerprint[pfns] >> self._shift] = pfns
         self._added += len(pfns)
+        while 2 * self._added > len(self._frames) and self._bits < _MOST_BITS:
+            # All that a slot becomes have its hint, which is right for one of them.
+            self._frames = np.repeat(self._frames, 1 << _MORE_BITS)
+            self._bits += _MORE_BITS
+        self._frames[self._slots(fingerprints)] = pfns
+
+    def _slots(self, fingerprints: Fingerprints) -> Fingerprints:
+        return fingerprints >> np.uint32(32 - self._bits)
