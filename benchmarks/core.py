@@ -5,6 +5,7 @@ is compared takes turns, round after round, and a ratio is taken within each rou
 """
 
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -105,14 +106,29 @@ def at_most(limit: float) -> Wanted:
 def interleaved(
     contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Let each contestant run once a round, each round in another order; their values by name."""
+    """Let each contestant run once a round, in an order drawn anew; their values by name.
+
+    Who follows whom matters: a daemon that was busy just now is awake, and on its client's
+    processor. Turns that only rotate would always give one of two the same forerunner.
+    """
+    order = random.Random(0)
     names = list(contestants)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(rounds):
-        shift = round_ % len(names)
-        for name in names[shift:] + names[:shift]:
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
             samples[name].append(contestants[name]())
     return samples
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep this process, and what it starts in the block, on one processor."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,54 +1,78 @@
 """Reading a file of the mount, against a daemon in C with the same tree and options.
 
-The C daemon does nothing else. Ours serves its socket in the same process. Real sysfs, and lxcfs if
-it is installed, stand beside them.
+The C daemon does nothing else. Ours serves its socket in the same process. As ours does, it may let
+the kernel keep the attributes of files; then it gets the same requests, and only speed is compared.
+Real sysfs, and lxcfs if it is installed, stand beside them.
 """
 
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from benchmarks import daemon
 from benchmarks.clients import rate
-from benchmarks.core import MissingError, Report, at_least, compiled, ending, interleaved
+from benchmarks.core import (
+    MissingError,
+    Report,
+    at_least,
+    compiled,
+    ending,
+    interleaved,
+    one_processor,
+)
 
 SYSFS_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _START_S = 10.0
 
 
 def run(quick: bool) -> Report:
-    """Measure one client and sixteen."""
-    rounds, count = (5, 500) if quick else (15, 2000)
+    """Measure one client and sixteen, with all processors and with one."""
     report = Report()
+    _measure(report, "", quick)
+    with one_processor():
+        _measure(report, ", one processor", quick)
+    return report
+
+
+def _measure(report: Report, where: str, quick: bool) -> None:
+    rounds = 5 if quick else 11
     with ExitStack() as held:
-        here = held.enter_context(daemon.place())
-        files = {"dksmfs": held.enter_context(daemon.running(here)).mountpoint / "run"}
-        others: dict[str, Callable[[ExitStack, Path], Path]] = {
-            "C daemon": _c_daemon,
-            "real sysfs": _sysfs,
-            "lxcfs": _lxcfs,
-        }
-        for name, start in others.items():
-            try:
-                files[name] = start(held, here)
-            except MissingError as missing:
-                report.missing.append(str(missing))
-        for what, make_work in (("open, read, close", _opening), ("pread", _holding)):
+        files = _served_files(held, report)
+        for what, make_work, count in (
+            ("open, read, close", _opening, 2000),
+            ("pread", _holding, 10_000),
+        ):
             for clients in (1, 16):
+                each = max(count // (4 if quick else 1) // clients, 50)
                 contestants = {
-                    name: partial(
-                        rate, clients, max(count // clients, 50), partial(make_work, file)
-                    )
+                    name: partial(rate, clients, each, partial(make_work, file))
                     for name, file in files.items()
                 }
-                case = f"{what}, {clients} client{'s' * (clients > 1)}"
+                case = f"{what}, {clients} client{'s' * (clients > 1)}{where}"
                 _tell(report, case, interleaved(contestants, rounds))
-    return report
+
+
+def _served_files(held: ExitStack, report: Report) -> dict[str, Path]:
+    here = held.enter_context(daemon.place())
+    files = {"dksmfs": held.enter_context(daemon.running(here)).mountpoint / "run"}
+    others: dict[str, Callable[[ExitStack, Path], Path]] = {
+        "C daemon": partial(_c_daemon, name="anchor"),
+        "C daemon, keep": partial(_c_daemon, name="anchor-keep", extra=["keep"]),
+        "real sysfs": _sysfs,
+        "lxcfs": _lxcfs,
+    }
+    for name, start in others.items():
+        try:
+            files[name] = start(held, here)
+        except MissingError as missing:
+            if str(missing) not in report.missing:
+                report.missing.append(str(missing))
+    return files
 
 
 def _tell(report: Report, case: str, samples: dict[str, list[float]]) -> None:
@@ -78,7 +102,7 @@ def _holding(file: Path) -> Callable[[], object]:
 # What to compare with
 
 
-def _c_daemon(held: ExitStack, here: Path) -> Path:
+def _c_daemon(held: ExitStack, here: Path, name: str, extra: Sequence[str] = ()) -> Path:
     if shutil.which("pkg-config") is None:
         raise MissingError("C daemon: pkg-config is not installed")
     asked = subprocess.run(
@@ -91,10 +115,9 @@ def _c_daemon(held: ExitStack, here: Path) -> Path:
     options = "default_permissions,nosuid,nodev,noexec,fsname=dksmfs-anchor"
     if os.geteuid() == 0:
         options += ",allow_other"
-    place = here / "anchor"
-    held.enter_context(
-        _mounted([str(program), str(place), "-f", "-s", "-o", options], place, "run")
-    )
+    place = here / name
+    command = [str(program), str(place), "-f", "-s", "-o", options, *extra]
+    held.enter_context(_mounted(command, place, "run"))
     return place / "run"
 
 

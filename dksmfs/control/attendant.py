@@ -57,7 +57,8 @@ class Attendant(trio.abc.Instrument):
         self._trio = epoll_of_trio
         self._token = token
         self._trio_has_work = False
-        self._waiting: dict[int, tuple[Answer, trio.lowlevel.Task]] = {}
+        self._answers: dict[int, Answer] = {epoll_of_trio: self._see_to_trio}
+        self._tasks: dict[int, trio.lowlevel.Task] = {}
         self._hasty: set[int] = set()
         self._epoll = select.epoll()
         self._epoll.register(self._trio, select.EPOLLIN)
@@ -73,7 +74,8 @@ class Attendant(trio.abc.Instrument):
         """
         if hasty:
             self._hasty.add(descriptor)
-        self._waiting[descriptor] = answer, trio.lowlevel.current_task()
+        self._answers[descriptor] = answer
+        self._tasks[descriptor] = trio.lowlevel.current_task()
         self._epoll.register(descriptor, select.EPOLLIN)
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -85,7 +87,11 @@ class Attendant(trio.abc.Instrument):
     def _forget(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
         self._hasty.discard(descriptor)
-        del self._waiting[descriptor]
+        del self._answers[descriptor], self._tasks[descriptor]
+
+    def _see_to_trio(self) -> bool:
+        self._trio_has_work = True
+        return False
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
         """Be told by trio that a task can go on."""
@@ -108,35 +114,37 @@ class Attendant(trio.abc.Instrument):
     def interlude(self) -> None:
         """Answer those who ask, in the middle of a task that takes long: everybody once, and the
         hasty ones for as long as they ask again at once, for a moment."""
-        hasty = self._hasty.intersection(self._answer_all(0))
+        hasty = self._hasty.intersection(descriptor for descriptor, _ in self._answer_all(0))
         ends = time.monotonic() + _INTERLUDE_S
         while hasty and time.monotonic() < ends:
             again, _, _ = select.select(hasty, [], [], _AGAIN_S)  # epoll has no such short times
             hasty = set(again)
-            for descriptor in hasty:
-                self._answer(descriptor)
+            self._answer([(descriptor, select.EPOLLIN) for descriptor in hasty])
 
-    def _answer_all(self, timeout: float | None) -> list[int]:
-        """Answer those who are ready within so many seconds; return their descriptors."""
-        answered = []
-        for descriptor, _ in self._epoll.poll(timeout, _MOST_EVENTS):
-            if descriptor == self._trio:
-                self._trio_has_work = True
-            elif descriptor in self._waiting:  # else the answer to another one has ended it
-                self._answer(descriptor)
-                answered.append(descriptor)
-        return answered
+    def _answer_all(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Answer those who are ready within so many seconds; return who they are, as epoll does."""
+        ready = self._epoll.poll(timeout, _MOST_EVENTS)
+        self._answer(ready)
+        return ready
 
-    def _answer(self, descriptor: int) -> None:
-        answer, task = self._waiting[descriptor]
-        result: outcome.Outcome[None] = outcome.Value(None)
-        try:
-            if not answer():
-                return
-        except BaseException as error:
-            result = outcome.Error(error)
+    def _answer(self, ready: list[tuple[int, int]]) -> None:
+        for descriptor, _ in ready:
+            answer = self._answers.get(descriptor, _not_any_more)
+            try:
+                if answer():
+                    self._let_go_on(descriptor, outcome.Value(None))
+            except BaseException as error:
+                self._let_go_on(descriptor, outcome.Error(error))
+
+    def _let_go_on(self, descriptor: int, result: outcome.Outcome[None]) -> None:
+        task = self._tasks[descriptor]
         self._forget(descriptor)
         trio.lowlevel.reschedule(task, result)
+
+
+def _not_any_more() -> bool:
+    """Answer nobody: another one's answer has ended this one's."""
+    return False
 
 
 def _nothing() -> None:

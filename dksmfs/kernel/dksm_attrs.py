@@ -20,16 +20,16 @@ _THP_MODES = ("always", "madvise", "never")
 
 
 def dksm_tree(machine: "Machine") -> Directory:
-    """Return ``/sys/kernel/mm/dksm`` of a machine."""
+    """Return ``/sys/kernel/mm/dksm`` of a machine: numbers (``sysfs_emit(buf, "%lu\\n", ...)``)."""
     return Directory.of(
         "dksm",
         [
-            Attribute("run", 0o644, _number(lambda: machine.dksm.run), _store_run(machine)),
-            Attribute("pages_scanned", 0o444, _number(lambda: machine.dksm.pages_scanned)),
-            Attribute("pages_merged", 0o444, _number(lambda: machine.dksm.pages_merged)),
-            Attribute("merging_failed", 0o444, _number(lambda: machine.dksm.merging_failed)),
-            Attribute("hashtable_entries", 0o444, _number(lambda: machine.dksm.hashtable_entries)),
-            Attribute("hashtable_size", 0o444, _number(lambda: machine.dksm.hashtable_size)),
+            Attribute("run", 0o644, lambda: f"{machine.dksm.run}\n", _store_run(machine)),
+            Attribute("pages_scanned", 0o444, lambda: f"{machine.dksm.pages_scanned}\n"),
+            Attribute("pages_merged", 0o444, lambda: f"{machine.dksm.pages_merged}\n"),
+            Attribute("merging_failed", 0o444, lambda: f"{machine.dksm.merging_failed}\n"),
+            Attribute("hashtable_entries", 0o444, lambda: f"{machine.dksm.hashtable_entries}\n"),
+            Attribute("hashtable_size", 0o444, lambda: f"{machine.dksm.hashtable_size}\n"),
         ],
     )
 
@@ -50,11 +50,6 @@ def sys_tree(machine: "Machine") -> Directory:
     """Return ``/sys`` of a machine, as far as a program looks into it for dksm."""
     mm = Directory.of("mm", [dksm_tree(machine), thp_tree(machine)])
     return Directory.of("sys", [Directory.of("kernel", [mm])])
-
-
-def _number(value: Callable[[], int]) -> Callable[[], str]:
-    """Return the show of a number: ``sysfs_emit(buf, "%lu\\n", value)``."""
-    return lambda: f"{value()}\n"
 
 
 def _store_run(machine: "Machine") -> Callable[[bytes], None]:

@@ -11,6 +11,7 @@ import stat
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import cached_property
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT
@@ -22,10 +23,16 @@ LAST_OFFSET = 0x7FFFFFFF
 """Both the offset behind the last entry of a directory and the largest file offset of sysfs
 (``MAX_NON_LFS``)."""
 
-ENTRY_ATTR = 40
-"""Where the attributes begin in ``fuse_entry_out``."""
+_KEPT_S = 1 << 31
+"""How long the kernel may keep a file's attributes (seconds): until it is told to forget them.
 
-_ENTRY_OUT = struct.Struct(f"=Q{ENTRY_ATTR - 8}xQQQqqqIIIIIIIIII")  # linux/fuse.h
+It asks for those of a directory each time: who must not wait in sysfs (``RESOLVE_CACHED``) gets no
+further than a directory, whose permission wants a lock (``kernfs_iop_permission``).
+"""
+
+_ENTRY_OUT = struct.Struct("=Q16xQ8x88s")  # fuse_entry_out (linux/fuse.h): nodeid, attr_valid, attr
+_ATTR_OUT = struct.Struct("=Q8x88s")  # fuse_attr_out: attr_valid, attr
+_ATTR = struct.Struct("=QQQqqqIIIIIIIIII")  # fuse_attr
 
 _SETTABLE = (b"trusted.", b"security.")
 _READABLE = (*_SETTABLE, b"user.")
@@ -42,14 +49,18 @@ class Inode:
         self.attributes = _attributes(node, number, now_ns)
         self.number = number
         self._is_kept = False
-        self._entry: bytes | None = None
+        self._kept_s = _KEPT_S if isinstance(node, Attribute) else 0
 
-    @property
-    def entry(self) -> bytes:
-        """``fuse_entry_out``: number and attributes, and that nothing of it may be kept."""
-        if self._entry is None:
-            self._entry = _entry_out(self.attributes)
-        return self._entry
+    @cached_property
+    def entry_out(self) -> bytes:
+        """``fuse_entry_out``: that this name is this inode is to be asked again each time, but the
+        kernel may keep the attributes."""
+        return _ENTRY_OUT.pack(self.number, self._kept_s, _attr(self.attributes))
+
+    @cached_property
+    def attr_out(self) -> bytes:
+        """``fuse_attr_out``: the attributes, which the kernel may keep."""
+        return _ATTR_OUT.pack(self._kept_s, _attr(self.attributes))
 
     def entries(self, offset: int) -> Iterator[tuple[bytes, "Inode", int]]:
         """Walk over a directory from an offset on: name, inode, and the next entry's offset.
@@ -69,7 +80,8 @@ class Inode:
     def keep(self, now_ns: int) -> None:
         """Be about to change: from the first change on sysfs keeps the times it gives the node
         now (``kernfs_iattrs``)."""
-        self._entry = None
+        for told in ("entry_out", "attr_out"):
+            vars(self).pop(told, None)
         if not self._is_kept:
             self._is_kept = True
             self.attributes.st_atime_ns = now_ns
@@ -99,12 +111,11 @@ class Inode:
             raise kernel_error(errno.ENODATA, "no such extended attribute")
 
 
-def _entry_out(a: EntryAttributes) -> bytes:
+def _attr(a: EntryAttributes) -> bytes:
     times = [divmod(ns, 1_000_000_000) for ns in (a.st_atime_ns, a.st_mtime_ns, a.st_ctime_ns)]
     seconds, nanoseconds = zip(*times, strict=True)
-    size = (a.st_size, a.st_blocks)
     others = (a.st_mode, a.st_nlink, a.st_uid, a.st_gid, a.st_rdev, a.st_blksize)
-    return _ENTRY_OUT.pack(a.st_ino, a.st_ino, *size, *seconds, *nanoseconds, *others, 0)
+    return _ATTR.pack(a.st_ino, a.st_size, a.st_blocks, *seconds, *nanoseconds, *others, 0)
 
 
 def _check_xattr_name(name: bytes, kinds: tuple[bytes, ...]) -> None:
@@ -136,7 +147,7 @@ def _attributes(node: Node, number: InodeT, now_ns: int) -> EntryAttributes:
     """Return what ``stat`` says of a node that nobody has changed.
 
     The owner is whoever serves the tree: root as in sysfs, or the user whose private tree it is.
-    The kernel is told to keep nothing, so that every look at a file is a fresh one.
+    Of what it is told in this form (by pyfuse3) the kernel keeps nothing.
     """
     attributes = EntryAttributes()
     attributes.st_ino = number

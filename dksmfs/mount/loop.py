@@ -14,12 +14,13 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 import pyfuse3
 import trio
+from pyfuse3 import InodeT
 
 from dksmfs.mount import quick
 from dksmfs.mount.operations import SysfsOperations
@@ -56,7 +57,7 @@ async def answer_requests(fuse: int, operations: SysfsOperations, attend: Attend
             requests = Requests(kernel, others, operations, nursery)
             nursery.start_soon(pyfuse3.main, 1, _NO_MORE_TASKS)
             nursery.start_soon(attend, others.fileno(), requests.pass_on_reply)
-            with suppress(_UnmountedError):
+            with operations.telling(requests.forget_attributes), suppress(_UnmountedError):
                 await attend(kernel, requests.answer)
             nursery.cancel_scope.cancel()
 
@@ -94,29 +95,29 @@ class Requests:
         operations: SysfsOperations,
         nursery: trio.Nursery,
     ) -> None:
-        self._kernel = io.FileIO(kernel, "r+", closefd=False)
+        device = io.FileIO(kernel, "r+", closefd=False)
+        self._read, self._write = device.readinto, device.write
         self._others = others
         self._left: deque[bytes] = deque()
         self._buffer = mmap.mmap(-1, _BUFFER_SIZE)  # takes no memory until it is used
         self._operations = operations
-        self._quick = quick.QuickAnswers(operations)
+        self._answer_to = quick.QuickAnswers(operations).to
         self._nursery = nursery
 
     def answer(self) -> bool:
         """Answer the requests that have come; never return True."""
-        buffer, answer_to = self._buffer, self._quick.to
-        read, write = self._kernel.readinto, self._kernel.write
+        buffer, read = self._buffer, self._read
         try:
             for _ in range(_TURN_REQUESTS):
                 length = read(buffer)
                 if length is None:
                     break  # there are no more
-                reply = answer_to(buffer)
+                reply = self._answer_to(buffer)
                 if reply is None:
                     self._leave_to_others(length)
                     break
                 if reply:
-                    write(reply)
+                    self._write(reply)
         except OSError as error:
             _check_no_harm(error)
         return False
@@ -129,7 +130,7 @@ class Requests:
             self._left.append(self._buffer[:length])
             self._pass_on_requests()
         else:
-            self._nursery.start_soon(self._write, write)
+            self._nursery.start_soon(self._store, write)
 
     def _pass_on_requests(self) -> None:
         """Give pyfuse3 what is left for it, as far as the socket has room."""
@@ -138,7 +139,7 @@ class Requests:
                 self._others.send(self._left[0])
                 self._left.popleft()
 
-    async def _write(self, write: quick.Write) -> None:
+    async def _store(self, write: quick.Write) -> None:
         try:
             taken = await self._operations.write(write.handle, write.offset, write.data)
         except pyfuse3.FUSEError as error:
@@ -153,9 +154,15 @@ class Requests:
         self._pass_on_requests()
         return False
 
+    def forget_attributes(self, inodes: Iterable[InodeT]) -> None:
+        """Have the kernel ask again for the attributes of these inodes."""
+        with suppress(_UnmountedError):
+            for inode in inodes:
+                self._reply(quick.forget_attributes(inode))
+
     def _reply(self, reply: bytes) -> None:
         try:
-            self._kernel.write(reply)
+            self._write(reply)
         except OSError as error:
             _check_no_harm(error)
 

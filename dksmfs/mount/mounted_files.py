@@ -28,7 +28,7 @@ class MountedFiles:
     @property
     def open_files(self) -> int:
         """How many files somebody has open."""
-        return self._operations.open_files
+        return len(self._operations.files)
 
     @property
     def kept(self) -> int:

@@ -12,18 +12,18 @@ from dksmfs.kernel.sysfs import Attribute
 
 _READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _CHANGED = select.POLLERR | select.POLLPRI
+_NEVER_READ = -1
 
 
 class OpenFile:
     """One open file description of an attribute."""
 
-    __slots__ = ("_position", "_rest", "_shown", "attribute")
+    __slots__ = ("_position", "_rest", "attribute")
 
     def __init__(self, attribute: Attribute) -> None:
         self.attribute = attribute
-        self._position = 0
+        self._position = _NEVER_READ
         self._rest = b""
-        self._shown = False
 
     def is_fresh(self, offset: int) -> bool:
         """Whether a read at ``offset`` makes the text afresh."""
@@ -34,12 +34,15 @@ class OpenFile:
 
         If the text is made afresh, it is ``text`` instead of what the attribute shows, if given.
         """
+        data, rest = self._rest, b""
         if offset == 0 or offset != self._position:
-            self._rest = (self.attribute.read() if text is None else text)[offset:]
-            self._position = offset
-            self._shown = True
-        data, self._rest = self._rest[:size], self._rest[size:]
-        self._position += len(data)
+            data = self.attribute.read() if text is None else text
+            if offset:
+                data = data[offset:]
+        if len(data) > size:
+            data, rest = data[:size], data[size:]
+        self._rest = rest
+        self._position = offset + len(data)
         return data
 
     def poll(self) -> int:
@@ -48,4 +51,4 @@ class OpenFile:
         A file whose text was never made counts as changed; nothing in dksm ever calls
         ``sysfs_notify``, so once it was read it never does again.
         """
-        return _READY if self._shown else _READY | _CHANGED
+        return _READY | _CHANGED if self._position == _NEVER_READ else _READY

@@ -2,20 +2,22 @@
 
 Most of sysfs's manners are one of three kinds. Permissions are checked by the kernel itself
 (``default_permissions``), but sysfs looks at the mode bits of an attribute even when root opens it,
-which is done here. Contents are never cached: ``direct_io``, and no timeouts. And whatever sysfs
-does not have, the kernel refuses with an errno that depends on the call (``fs/namei.c``).
+which is done here. Contents are never cached (``direct_io``); the kernel may keep the attributes of
+a file, and is told to forget them when more changes than it asked for. And whatever sysfs does not
+have, the kernel refuses with an errno that depends on the call (``fs/namei.c``).
 """
 
 # ruff: noqa: ARG002 (the signatures are those of pyfuse3.Operations)
 
 import errno
 import functools
+import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, ParamSpec, TypeVar, cast
 
 import pyfuse3
 from pyfuse3 import (
@@ -43,6 +45,9 @@ from dksmfs.mount.open_files import OpenFile
 
 MOUNT_OPTIONS: set[str] = {"fsname=dksmfs", "subtype=dksmfs", "nosuid", "nodev", "noexec"}
 """Beside ``pyfuse3.default_options``: the flags with which systems mount sysfs, and our name."""
+
+ForgetAttributes = Callable[[Iterable[InodeT]], None]
+"""Makes the kernel ask again for the attributes of these inodes."""
 
 _READS, _WRITES = 1, 2
 
@@ -98,34 +103,36 @@ class SysfsOperations(pyfuse3.Operations):
         self._tree = root
         self._exclusive = exclusive
         self._store = store
-        self._inodes = inode_table(root, time.time_ns())
-        self._files: dict[FileHandleT, OpenFile] = {}
-        self._next_handle = 1
+        self.inodes = inode_table(root, time.time_ns())
+        self.files: dict[FileHandleT, OpenFile] = {}
+        self._forget_attributes: ForgetAttributes = _nobody_keeps_any
+        self._handles = cast("Iterator[FileHandleT]", itertools.count(1))
         self.interference: Interference | None = None
 
     @property
     def root(self) -> Inode:
         """The inode of the mount point."""
-        return self._inodes[InodeT(pyfuse3.ROOT_INODE)]
+        return self.inodes[InodeT(pyfuse3.ROOT_INODE)]
 
-    @property
-    def open_files(self) -> int:
-        """How many files are open."""
-        return len(self._files)
+    @contextmanager
+    def telling(self, forget_attributes: ForgetAttributes) -> Iterator[None]:
+        """For the length of a block, somebody who keeps attributes is told to forget them."""
+        self._forget_attributes = forget_attributes
+        try:
+            yield
+        finally:
+            self._forget_attributes = _nobody_keeps_any
 
     def renew(self) -> None:
         """Forget what users changed of the nodes, as a machine does that starts again."""
-        self._inodes = inode_table(self._tree, time.time_ns())
+        self.inodes = inode_table(self._tree, time.time_ns())
+        self._forget_attributes(self.inodes)
 
     # What needs no waiting. Errors are OSErrors.
 
-    def inode(self, number: InodeT) -> Inode:
-        """The inode of this number."""
-        return self._inodes[number]
-
     def find(self, parent: InodeT, name: bytes) -> Inode:
         """The inode of this name in a directory."""
-        child = self._inodes[parent].children.get(name)
+        child = self.inodes[parent].children.get(name)
         if child is None:
             raise kernel_error(errno.ENOENT, f"no {name!r} here")
         return child
@@ -138,20 +145,16 @@ class SysfsOperations(pyfuse3.Operations):
             raise kernel_error(errno.EINVAL, "sysfs has no O_DIRECT")
         if flags & os.O_TRUNC:
             now_ns = time.time_ns()
-            opened.keep(now_ns)
+            self._keep(opened, now_ns)
             opened.touch(now_ns)
-        handle = FileHandleT(self._next_handle)
-        self._next_handle += 1
-        self._files[handle] = OpenFile(opened.node)
+        handle = next(self._handles)
+        self.files[handle] = OpenFile(opened.node)
         return handle
 
-    def file(self, handle: FileHandleT) -> OpenFile:
-        """The open file of this handle."""
-        return self._files[handle]
-
-    def close_file(self, handle: FileHandleT) -> None:
-        """Forget an open file."""
-        del self._files[handle]
+    def _keep(self, changed: Inode, now_ns: int) -> None:
+        """Be about to change an inode in more than what the kernel knows of."""
+        changed.keep(now_ns)
+        self._forget_attributes([changed.number])
 
     # Finding and describing
 
@@ -160,7 +163,7 @@ class SysfsOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         if self.interference is not None:
-            parent = self._inodes[parent_inode]
+            parent = self.inodes[parent_inode]
             child = self.interference.looked_up(parent, name, parent.children.get(name), ctx)
             if child is None:
                 raise kernel_error(errno.ENOENT, f"no {name!r} here")
@@ -170,8 +173,8 @@ class SysfsOperations(pyfuse3.Operations):
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         if self.interference is not None:
-            self.interference.looked_at(self._inodes[inode], ctx)
-        return self._inodes[inode].attributes
+            self.interference.looked_at(self.inodes[inode], ctx)
+        return self.inodes[inode].attributes
 
     @answered
     async def setattr(
@@ -184,9 +187,9 @@ class SysfsOperations(pyfuse3.Operations):
     ) -> EntryAttributes:
         if fields.update_size and attr.st_size > LAST_OFFSET:
             raise kernel_error(errno.EFBIG, "larger than any file of sysfs")
-        changed = self._inodes[inode]
+        changed = self.inodes[inode]
         now_ns = time.time_ns()
-        changed.keep(now_ns)
+        self._keep(changed, now_ns)
         if fields.update_size and fh is not None:
             changed.touch(now_ns)
         _copy_attributes(changed.attributes, attr, fields, now_ns)
@@ -203,11 +206,11 @@ class SysfsOperations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         if self.interference is not None:
-            return self.interference.opendir(self._inodes[inode], ctx)
+            return self.interference.opendir(self.inodes[inode], ctx)
         return FileHandleT(inode)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        directory = self._inodes[InodeT(fh & INODE_MASK)]
+        directory = self.inodes[InodeT(fh & INODE_MASK)]
         if self.interference is not None:
             self.interference.readdir(fh, directory, start_id)
         for name, inode, following in directory.entries(start_id):
@@ -224,7 +227,7 @@ class SysfsOperations(pyfuse3.Operations):
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        opened = self._inodes[inode]
+        opened = self.inodes[inode]
         if self.interference is None:
             handle = self.open_file(opened, flags)
         else:
@@ -236,18 +239,18 @@ class SysfsOperations(pyfuse3.Operations):
     @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         if self.interference is not None:
-            return await self.interference.read(fh, self._files[fh], off, size)
-        return self._files[fh].read(off, size)
+            return await self.interference.read(fh, self.files[fh], off, size)
+        return self.files[fh].read(off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         if self.interference is not None:
-            return await self.interference.write(fh, self._files[fh], off, buf, self._write)
+            return await self.interference.write(fh, self.files[fh], off, buf, self._write)
         return await self._write(fh, buf)
 
     async def _write(self, fh: FileHandleT, buf: bytes) -> int:
         async with self._exclusive:
-            return self._store(self._files[fh].attribute, buf)
+            return self._store(self.files[fh].attribute, buf)
 
     async def poll(
         self,
@@ -257,12 +260,12 @@ class SysfsOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> int:
         # Nothing is ever notified, as in dksm, so the handle is not kept.
-        return self._files[fh].poll()
+        return self.files[fh].poll()
 
     async def release(self, fh: FileHandleT) -> None:
         if self.interference is not None:
             self.interference.released(fh)
-        self.close_file(fh)
+        del self.files[fh]
 
     # flush and fsync stay unimplemented: the kernel then answers 0 itself, without asking again.
 
@@ -272,23 +275,23 @@ class SysfsOperations(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        changed = self._inodes[inode]
-        changed.keep(time.time_ns())
+        changed = self.inodes[inode]
+        self._keep(changed, time.time_ns())
         changed.set_xattr(name, value)
 
     @answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return self._inodes[inode].get_xattr(name)
+        return self.inodes[inode].get_xattr(name)
 
     @answered
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         # simple_xattr_list: the last name first, and the trusted ones for CAP_SYS_ADMIN only
-        names = sorted(self._inodes[inode].xattrs, reverse=True)
+        names = sorted(self.inodes[inode].xattrs, reverse=True)
         return [XAttrNameT(n) for n in names if ctx.uid == 0 or not n.startswith(b"trusted.")]
 
     @answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        self._inodes[inode].remove_xattr(name)
+        self.inodes[inode].remove_xattr(name)
 
     # What sysfs does not have. The kernel has checked names and permissions before it asks.
 
@@ -320,6 +323,10 @@ class SysfsOperations(pyfuse3.Operations):
     ) -> None:
         number = errno.EINVAL if flags else errno.EPERM  # kernfs_iop_rename
         raise kernel_error(number, "sysfs renames nothing for its users")
+
+
+def _nobody_keeps_any(_inodes: Iterable[InodeT]) -> None:
+    """Tell nobody to forget attributes: nobody was told any."""
 
 
 def _check_mode_bits(mode: int, flags: int) -> None:

@@ -9,27 +9,37 @@ those of `SysfsOperations`, and whoever stands between it and the programs gets 
 import errno
 import mmap
 import struct
+import sys
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pyfuse3 import FileHandleT, FlagT, InodeT
+from pyfuse3 import FileHandleT, InodeT
 
-from dksmfs.mount.inodes import ENTRY_ATTR
 from dksmfs.mount.operations import SysfsOperations
 
-_HEADER: Final = struct.Struct("=4xIQQ16x")  # fuse_in_header: opcode, unique, nodeid
-_READ_IN: Final = struct.Struct("=QQI")  # the beginning of fuse_read_in
-_OPEN_IN: Final = struct.Struct("=I")
-_RELEASE_IN: Final = struct.Struct("=Q")
-_WRITE_IN: Final = struct.Struct("=QQIIQII")
-_REPLY: Final = struct.Struct("=IiQ")  # fuse_out_header
-_OPEN_OUT: Final = struct.Struct("=QII")
-_WRITE_OUT: Final = struct.Struct("=II")
-_ATTR_OUT: Final = bytes(16)  # fuse_attr_out, but for the attributes: they may not be kept
+_OPCODE: Final = 4 if sys.byteorder == "little" else 7  # the only byte of it that is not always 0
+_HEADER_SIZE: Final = 40  # fuse_in_header; of it and of what follows, what each request needs:
+_UNIQUE_IN: Final = struct.Struct("=8xQ")
+_LOOKUP_IN: Final = struct.Struct("=I4xQQ")  # length of the request, unique, nodeid
+_GETATTR_IN: Final = struct.Struct("=8xQQ")  # unique, nodeid
+_OPEN_IN: Final = struct.Struct("=8xQQ16xI")  # unique, nodeid, flags
+_READ_IN: Final = struct.Struct("=8xQ24xQQI")  # unique, fh, offset, size; also of fuse_write_in
+_RELEASE_IN: Final = struct.Struct("=8xQ24xQ")  # unique, fh
+_WRITE_DATA: Final = _HEADER_SIZE + 40  # behind fuse_write_in
+
+_OUT: Final = "=IiQ"  # fuse_out_header: length of the reply, errno, unique; followed by
+_REPLY: Final = struct.Struct(_OUT)
+_ENTRY_REPLY: Final = struct.Struct(_OUT + "128s")  # fuse_entry_out
+_ATTR_REPLY: Final = struct.Struct(_OUT + "104s")  # fuse_attr_out
+_OPEN_REPLY: Final = struct.Struct(_OUT + "QII")
+_WRITE_REPLY: Final = struct.Struct(_OUT + "II")
+_FORGET_INODE: Final = struct.Struct(_OUT + "Qqq")  # fuse_notify_inval_inode_out
 
 _FORGETS = (2, 42)  # FUSE_FORGET, FUSE_BATCH_FORGET: the nodes stay as long as the mount
 _LOOKUP, _GETATTR, _OPEN, _READ, _WRITE, _RELEASE = 1, 3, 14, 15, 16, 18
 _DIRECT_IO, _KEEP_CACHE = 1, 2  # what pyfuse3 says of a file that is opened with direct_io
+_NOTIFY_INVAL_INODE = 2
+_NO_CONTENTS = -1  # an offset: only attributes are to be forgotten
 
 Request = mmap.mmap
 """A request, and behind it whatever else is in the buffer."""
@@ -40,7 +50,7 @@ class QuickAnswers:
 
     def __init__(self, operations: SysfsOperations) -> None:
         self._operations = operations
-        self._answers: dict[int, Callable[[Request, InodeT], bytes]] = {
+        self._answers: dict[int, Callable[[Request], bytes]] = {
             _LOOKUP: self._lookup,
             _GETATTR: self._getattr,
             _OPEN: self._open,
@@ -51,36 +61,40 @@ class QuickAnswers:
     def to(self, request: Request) -> bytes | None:
         """Return the reply to a request, which is empty if it wants none; None if that takes more
         than these answers."""
-        opcode, unique, inode = _HEADER.unpack_from(request)
+        opcode = request[_OPCODE]
         answer = self._answers.get(opcode)
         if answer is None or self._operations.interference is not None:
             return b"" if opcode in _FORGETS else None
         try:
-            result = answer(request, inode)
+            return answer(request)
         except OSError as error:
+            (unique,) = _UNIQUE_IN.unpack_from(request)
             return refusal(unique, error.errno or errno.EIO)
-        return _REPLY.pack(_REPLY.size + len(result), 0, unique) + result
 
-    def _lookup(self, request: Request, parent: InodeT) -> bytes:
-        name = request[_HEADER.size : request.find(b"\0", _HEADER.size)]
-        return self._operations.find(parent, name).entry
+    def _lookup(self, request: Request) -> bytes:
+        length, unique, parent = _LOOKUP_IN.unpack_from(request)
+        found = self._operations.find(parent, request[_HEADER_SIZE : length - 1])  # and a NUL
+        return _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, found.entry_out)
 
-    def _getattr(self, _: Request, inode: InodeT) -> bytes:
-        return _ATTR_OUT + self._operations.inode(inode).entry[ENTRY_ATTR:]
+    def _getattr(self, request: Request) -> bytes:
+        unique, number = _GETATTR_IN.unpack_from(request)
+        inode = self._operations.inodes[number]
+        return _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, inode.attr_out)
 
-    def _open(self, request: Request, inode: InodeT) -> bytes:
-        (flags,) = _OPEN_IN.unpack_from(request, _HEADER.size)
-        handle = self._operations.open_file(self._operations.inode(inode), FlagT(flags))
-        return _OPEN_OUT.pack(handle, _DIRECT_IO | _KEEP_CACHE, 0)
+    def _open(self, request: Request) -> bytes:
+        unique, number, flags = _OPEN_IN.unpack_from(request)
+        handle = self._operations.open_file(self._operations.inodes[number], flags)
+        return _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, handle, _DIRECT_IO | _KEEP_CACHE, 0)
 
-    def _read(self, request: Request, _: InodeT) -> bytes:
-        handle, offset, size = _READ_IN.unpack_from(request, _HEADER.size)
-        return self._operations.file(handle).read(offset, size)
+    def _read(self, request: Request) -> bytes:
+        unique, handle, offset, size = _READ_IN.unpack_from(request)
+        data = self._operations.files[handle].read(offset, size)
+        return _REPLY.pack(_REPLY.size + len(data), 0, unique) + data
 
-    def _release(self, request: Request, _: InodeT) -> bytes:
-        (handle,) = _RELEASE_IN.unpack_from(request, _HEADER.size)
-        self._operations.close_file(FileHandleT(handle))
-        return b""
+    def _release(self, request: Request) -> bytes:
+        unique, handle = _RELEASE_IN.unpack_from(request)
+        del self._operations.files[handle]
+        return _REPLY.pack(_REPLY.size, 0, unique)
 
 
 class Write(NamedTuple):
@@ -94,19 +108,24 @@ class Write(NamedTuple):
 
 def write_of(request: Request) -> Write | None:
     """Return what a request wants to write, if it does."""
-    opcode, unique, _ = _HEADER.unpack_from(request)
-    if opcode != _WRITE:
+    if request[_OPCODE] != _WRITE:
         return None
-    handle, offset, size, *_ = _WRITE_IN.unpack_from(request, _HEADER.size)
-    start = _HEADER.size + _WRITE_IN.size
-    return Write(unique, FileHandleT(handle), offset, request[start : start + size])
+    unique, handle, offset, size = _READ_IN.unpack_from(request)
+    data = request[_WRITE_DATA : _WRITE_DATA + size]
+    return Write(unique, FileHandleT(handle), offset, data)
 
 
 def written(unique: int, taken: int) -> bytes:
     """The reply to a write of which so many bytes were taken."""
-    return _REPLY.pack(_REPLY.size + _WRITE_OUT.size, 0, unique) + _WRITE_OUT.pack(taken, 0)
+    return _WRITE_REPLY.pack(_WRITE_REPLY.size, 0, unique, taken, 0)
 
 
 def refusal(unique: int, number: int) -> bytes:
     """The refusal of a request, with this errno."""
     return _REPLY.pack(_REPLY.size, -number, unique)
+
+
+def forget_attributes(inode: InodeT) -> bytes:
+    """What makes the kernel forget the attributes that it keeps of an inode."""
+    size = _FORGET_INODE.size
+    return _FORGET_INODE.pack(size, _NOTIFY_INVAL_INODE, 0, inode, _NO_CONTENTS, 0)

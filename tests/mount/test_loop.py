@@ -134,6 +134,22 @@ def test_a_change_of_a_file_shows_at_the_next_look(machine: tuple[Path, Path]) -
             assert os.fstat(opened.fileno()).st_mode == seen.st_mode
 
 
+def test_a_descriptor_that_is_held_shows_every_change_of_its_file(
+    machine: tuple[Path, Path],
+) -> None:
+    root, socket = machine
+    run = root / "run"
+    with connect(socket) as client, run.open() as opened:
+        first = os.fstat(opened.fileno())
+        assert os.fstat(opened.fileno()) == first
+        os.close(os.open(run, os.O_WRONLY | os.O_TRUNC))
+        assert os.fstat(opened.fileno()).st_mtime_ns > first.st_mtime_ns
+        run.chmod(0o600)
+        assert stat.S_IMODE(os.fstat(opened.fileno()).st_mode) == 0o600
+        client.reset()
+        assert stat.S_IMODE(os.fstat(opened.fileno()).st_mode) == 0o644
+
+
 def test_many_who_list_the_directory_during_an_advertisement(machine: tuple[Path, Path]) -> None:
     root, socket = machine
     listers = 400
