@@ -8,8 +8,11 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what hypothesis remembers with the other caches, out of the checkout."""
+    """Keep what hypothesis and Python remember with the other caches, out of the checkout."""
     set_hypothesis_home_dir(config.rootpath / ".venv" / ".hypothesis")
+    if "PYTHONPYCACHEPREFIX" in os.environ:
+        # or each command that a test starts would compile all it imports again: a second
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(wrapper=True)
