@@ -40,7 +40,8 @@ class Attribute:
 
     def read(self) -> bytes:
         """Return the text as it is now (``sysfs_kf_seq_show``: one byte less than a page)."""
-        return self.show().encode()[: ATTRIBUTE_SIZE - 1]
+        text = self.show().encode()
+        return text if len(text) < ATTRIBUTE_SIZE else text[: ATTRIBUTE_SIZE - 1]
 
     def write(self, buffer: bytes) -> int:
         """Store the buffer of one ``write(2)``; return how many bytes of it were taken.

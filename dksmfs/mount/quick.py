@@ -29,6 +29,7 @@ _WRITE_DATA: Final = _HEADER_SIZE + 40  # behind fuse_write_in
 
 _OUT: Final = "=IiQ"  # fuse_out_header: length of the reply, errno, unique; followed by
 _REPLY: Final = struct.Struct(_OUT)
+_REPLY_SIZE: Final = _REPLY.size
 _ENTRY_REPLY: Final = struct.Struct(_OUT + "128s")  # fuse_entry_out
 _ATTR_REPLY: Final = struct.Struct(_OUT + "104s")  # fuse_attr_out
 _OPEN_REPLY: Final = struct.Struct(_OUT + "QII")
@@ -89,12 +90,12 @@ class QuickAnswers:
     def _read(self, request: Request) -> bytes:
         unique, handle, offset, size = _READ_IN.unpack_from(request)
         data = self._operations.files[handle].read(offset, size)
-        return _REPLY.pack(_REPLY.size + len(data), 0, unique) + data
+        return _REPLY.pack(_REPLY_SIZE + len(data), 0, unique) + data
 
     def _release(self, request: Request) -> bytes:
         unique, handle = _RELEASE_IN.unpack_from(request)
         del self._operations.files[handle]
-        return _REPLY.pack(_REPLY.size, 0, unique)
+        return _REPLY.pack(_REPLY_SIZE, 0, unique)
 
 
 class Write(NamedTuple):
@@ -122,7 +123,7 @@ def written(unique: int, taken: int) -> bytes:
 
 def refusal(unique: int, number: int) -> bytes:
     """The refusal of a request, with this errno."""
-    return _REPLY.pack(_REPLY.size, -number, unique)
+    return _REPLY.pack(_REPLY_SIZE, -number, unique)
 
 
 def forget_attributes(inode: InodeT) -> bytes:
