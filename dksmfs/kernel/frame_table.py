@@ -47,7 +47,8 @@ class FrameTable:
         for name in ("mapcount", "tracked", "flags", "checksum", "fingerprint"):
             old = getattr(self, name)
             new = np.zeros(length, old.dtype)
-            new[: len(old)] = old
+            if old.any():  # otherwise neither takes memory
+                new[: len(old)] = old
             setattr(self, name, new)
         self.home.grow(length)
         self.page.grow(length)
