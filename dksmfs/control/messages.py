@@ -3,6 +3,7 @@
 Pure declarations. Addresses and lengths are in bytes unless a name says pages.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, get_args
 
 from msgspec import Meta, Struct
@@ -345,9 +346,17 @@ REPLIES: Final[dict[type[Request[Any]], type[Reply]]] = {
 
 def descriptor_count(request: Request[Any]) -> int:
     """How many descriptors the request uses."""
-    if isinstance(request, _CARRIERS):
-        return int(isinstance(request.content, Carried) and request.content.memfd is not None)
-    return 2 if isinstance(request, Follow) else 0
+    count = _DESCRIPTORS.get(type(request))
+    return 0 if count is None else count(request)
 
 
-_CARRIERS: Final = (Mmap, Fill, Mkfile)
+def _of_content(request: Mmap | Fill | Mkfile) -> int:
+    return int(isinstance(request.content, Carried) and request.content.memfd is not None)
+
+
+_DESCRIPTORS: Final[dict[type[Request[Any]], Callable[[Any], int]]] = {
+    Mmap: _of_content,
+    Fill: _of_content,
+    Mkfile: _of_content,
+    Follow: lambda _: 2,
+}

@@ -282,7 +282,7 @@ class Connection:
             self._refuse(call, error)
         else:
             self._reply(call, outcome)
-            if isinstance(call.request, Subscribe):
+            if type(call.request) is Subscribe:
                 self._subscription = call.request
         return False
 

@@ -147,8 +147,11 @@ class LineBuffer:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take in what arrived, give out the lines that are complete, without their newlines."""
-        *parts, rest = data.split(b"\n")
-        lines = [part if len(part) <= self._limit else None for part in parts]
+        parts = data.split(b"\n")
+        rest = parts.pop()
+        lines: list[bytes | None] = [*parts]
+        if len(data) > self._limit:
+            lines = [part if len(part) <= self._limit else None for part in parts]
         if lines and self.has_partial_line:
             self._keep(parts[0])
             lines[0] = self._finish()
