@@ -26,8 +26,10 @@ LAST_OFFSET = 0x7FFFFFFF
 _KEPT_S = 1 << 31
 """How long the kernel may keep a file's attributes (seconds): until it is told to forget them.
 
-It asks for those of a directory each time: who must not wait in sysfs (``RESOLVE_CACHED``) gets no
-further than a directory, whose permission wants a lock (``kernfs_iop_permission``).
+Not while somebody has it open with ``O_TRUNC``: some time after our reply to that open the kernel
+takes the size for 0 (``handle_truncate``), without forgetting it. And not those of a directory: who
+must not wait in sysfs (``RESOLVE_CACHED``) gets no further than there, as its permission wants a
+lock (``kernfs_iop_permission``).
 """
 
 _ENTRY_OUT = struct.Struct("=Q16xQ8x88s")  # fuse_entry_out (linux/fuse.h): nodeid, attr_valid, attr
@@ -49,7 +51,7 @@ class Inode:
         self.attributes = _attributes(node, number, now_ns)
         self.number = number
         self._is_kept = False
-        self._kept_s = _KEPT_S if isinstance(node, Attribute) else 0
+        self._truncating = 0
 
     @cached_property
     def entry_out(self) -> bytes:
@@ -80,8 +82,7 @@ class Inode:
     def keep(self, now_ns: int) -> None:
         """Be about to change: from the first change on sysfs keeps the times it gives the node
         now (``kernfs_iattrs``)."""
-        for told in ("entry_out", "attr_out"):
-            vars(self).pop(told, None)
+        self._forget_told()
         if not self._is_kept:
             self._is_kept = True
             self.attributes.st_atime_ns = now_ns
@@ -91,6 +92,24 @@ class Inode:
         """Be modified now, as by an open with ``O_TRUNC`` or an ``ftruncate``."""
         self.attributes.st_mtime_ns = now_ns
         self.attributes.st_ctime_ns = now_ns
+
+    def begin_truncating(self) -> None:
+        """Be open with ``O_TRUNC`` once more."""
+        self._truncating += 1
+        self._forget_told()
+
+    def end_truncating(self) -> None:
+        """Be open with ``O_TRUNC`` once less."""
+        self._truncating -= 1
+        self._forget_told()
+
+    @property
+    def _kept_s(self) -> int:
+        return _KEPT_S if isinstance(self.node, Attribute) and not self._truncating else 0
+
+    def _forget_told(self) -> None:
+        for told in ("entry_out", "attr_out"):
+            vars(self).pop(told, None)
 
     def set_xattr(self, name: bytes, value: bytes) -> None:
         """Set an extended attribute; OSError EOPNOTSUPP for the kinds that sysfs does not keep."""

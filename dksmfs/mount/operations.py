@@ -105,6 +105,7 @@ class SysfsOperations(pyfuse3.Operations):
         self._store = store
         self.inodes = inode_table(root, time.time_ns())
         self.files: dict[FileHandleT, OpenFile] = {}
+        self._truncating: dict[FileHandleT, Inode] = {}
         self._forget_attributes: ForgetAttributes = _nobody_keeps_any
         self._handles = cast("Iterator[FileHandleT]", itertools.count(1))
         self.interference: Interference | None = None
@@ -143,13 +144,21 @@ class SysfsOperations(pyfuse3.Operations):
         _check_mode_bits(opened.attributes.st_mode, flags)
         if flags & os.O_DIRECT:
             raise kernel_error(errno.EINVAL, "sysfs has no O_DIRECT")
+        handle = next(self._handles)
         if flags & os.O_TRUNC:
             now_ns = time.time_ns()
             self._keep(opened, now_ns)
             opened.touch(now_ns)
-        handle = next(self._handles)
+            opened.begin_truncating()
+            self._truncating[handle] = opened
         self.files[handle] = OpenFile(opened.node)
         return handle
+
+    def close_file(self, handle: FileHandleT) -> None:
+        """Forget an open file."""
+        del self.files[handle]
+        if handle in self._truncating:
+            self._truncating.pop(handle).end_truncating()
 
     def _keep(self, changed: Inode, now_ns: int) -> None:
         """Be about to change an inode in more than what the kernel knows of."""
@@ -220,7 +229,7 @@ class SysfsOperations(pyfuse3.Operations):
                 break
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        if self.interference is not None:
+        if self.interference is not None and fh > INODE_MASK:  # or it may be a file's handle, too
             self.interference.released(fh)
 
     # Attributes
@@ -265,7 +274,7 @@ class SysfsOperations(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         if self.interference is not None:
             self.interference.released(fh)
-        del self.files[fh]
+        self.close_file(fh)
 
     # flush and fsync stay unimplemented: the kernel then answers 0 itself, without asking again.
 

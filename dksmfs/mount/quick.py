@@ -94,7 +94,7 @@ class QuickAnswers:
 
     def _release(self, request: Request) -> bytes:
         unique, handle = _RELEASE_IN.unpack_from(request)
-        del self._operations.files[handle]
+        self._operations.close_file(handle)
         return _REPLY.pack(_REPLY_SIZE, 0, unique)
 
 

@@ -150,6 +150,35 @@ def test_a_descriptor_that_is_held_shows_every_change_of_its_file(
         assert stat.S_IMODE(os.fstat(opened.fileno()).st_mode) == 0o644
 
 
+def test_truncating_never_shows(machine: tuple[Path, Path]) -> None:
+    root, _ = machine
+    run, done = root / "run", threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            run.stat()
+
+    with ThreadPoolExecutor() as pool:
+        looking = [pool.submit(look) for _ in range(3)]
+        try:
+            for _ in range(300):
+                descriptor = os.open(run, os.O_WRONLY | os.O_TRUNC)
+                assert [os.fstat(descriptor).st_size for _ in range(3)] == [4096] * 3
+                os.close(descriptor)
+        finally:
+            done.set()
+        assert [each.result() for each in looking] == [None] * 3
+
+
+def test_closing_a_directory_leaves_faults_of_open_files_alone(machine: tuple[Path, Path]) -> None:
+    root, socket = machine
+    with connect(socket) as client, (root / "hashtable_size").open("rb", buffering=0) as opened:
+        client.short_read("hashtable_size", 1)
+        assert opened.read(100) == b"4"
+        assert len(os.listdir(root)) == 6
+        assert opened.read(100) == b"0"
+
+
 def test_many_who_list_the_directory_during_an_advertisement(machine: tuple[Path, Path]) -> None:
     root, socket = machine
     listers = 400
