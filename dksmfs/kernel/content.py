@@ -45,7 +45,8 @@ _MANY_INDEX_PAGES: Final = 1024
 
 _RUN_PAGES: Final = (512, 64)  # equal pages in a row that are looked for
 _RUN_PROBES: Final = 4  # that must look alike before all are compared
-_SAMPLED_PAGES: Final = 16  # one of so many
+_ROW_PAGES: Final = 64  # zeros in a row that are looked for in memory that may change
+_ROW_OF_ZEROS: Final = np.zeros(_ROW_PAGES * PAGE_SIZE, np.uint8)  # never written: takes no memory
 
 Indices = npt.NDArray[np.int64]  # page numbers within a content
 
@@ -163,11 +164,18 @@ class StoredContent(Content):
         runs: Indices = likely[same]
         return runs
 
-    def seem_to_differ(self, indices: Indices) -> bool:
-        """Whether none of a sample of the pages begins like another."""
-        sample = self._rows[indices[indices < self._whole][::_SAMPLED_PAGES], :8]
-        words = np.ascontiguousarray(sample).view(np.uint64)
-        return len(np.unique(words)) == len(words)
+    def rows_of_zeros(self, indices: Selection) -> Work[Indices]:
+        """The positions, in `indices`, of pages that are zeros and stand in whole rows of them."""
+        adjacent = self._adjacent(indices)
+        if adjacent is None:
+            return np.empty(0, np.int64)
+        starts = np.arange(0, len(indices) - _ROW_PAGES + 1, _ROW_PAGES)
+        likely = starts[self._rows.view(np.uint64)[adjacent.start + starts, 0] == 0]
+        begin = self._address + (adjacent.start + likely) * PAGE_SIZE
+        zeros = np.full(len(likely), _ROW_OF_ZEROS.ctypes.data)
+        same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ROW_OF_ZEROS)))
+        rows: Indices = likely[same][:, None] + np.arange(_ROW_PAGES)
+        return rows.reshape(-1)
 
     def fingerprints(self, chosen: Selection) -> Words:
         """A number that pages with equal bytes share, from a few words of each."""

@@ -12,7 +12,7 @@ from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
-from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, equal_pages
+from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, checksum_rows, equal_pages
 from dksmfs.kernel.work import Work, finished
 
 Pfns = Numbers  # page frame numbers
@@ -21,6 +21,7 @@ Mask = npt.NDArray[np.bool_]
 STORAGE_LIMIT: Final = 4 << 30
 """Bytes of page contents that are stored, not described or shared: what a small host can spare."""
 
+_CHECKSUM_OF_ZEROS: Final = checksum_rows(np.zeros((1, PAGE_SIZE), np.uint8))[0]
 _PAGE_BITS: Final = 32  # of the number of a page within its content; the content's is above them
 _PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
 _PAGES_AT_ONCE: Final = 1024  # hashed or, if they are not stored, compared between pauses
@@ -191,7 +192,8 @@ class FrameContents:
         for number, chosen, indices in self._by_content(asked):
             content, frames = self._contents[number], part(asked, chosen)
             if isinstance(content, StoredContent):
-                found = yield from self._examine_repetitions(content, frames, indices)
+                examine = self._examine_repetitions if content.stable else self._examine_changing
+                found = yield from examine(content, frames, indices)
             else:
                 found = yield from self._examine_described(number, content, frames, indices)
             twins[at(part(places, chosen))] = found
@@ -224,6 +226,22 @@ class FrameContents:
         known[known] = self._table.flags[candidates[known]] & HASHED != 0
         return known
 
+    def _examine_changing(
+        self, content: StoredContent, frames: Selection, indices: Selection
+    ) -> Work[Pfns]:
+        """Of memory that somebody may be writing at this moment each page is hashed: what is found
+        of another one may no longer hold by then. Rows of zeros are compared with our own."""
+        pfns, others = numbers(frames), np.ones(len(frames), np.bool_)
+        twins = pfns.copy()
+        zeros = yield from content.rows_of_zeros(indices)
+        if len(zeros):
+            self._table.checksum[pfns[zeros]] = _CHECKSUM_OF_ZEROS & self._checksum_mask
+            twins[zeros] = pfns[zeros[0]]
+            others[zeros] = False
+        rest = np.flatnonzero(others) if len(zeros) else range(len(pfns))
+        yield from self._hash(content, part(frames, rest), part(indices, rest))
+        return twins
+
     def _examine_repetitions(
         self, content: StoredContent, frames: Selection, indices: Selection
     ) -> Work[Pfns]:
@@ -242,8 +260,6 @@ class FrameContents:
     def _examine_stored(self, content: StoredContent, pfns: Pfns, indices: Selection) -> Work[Pfns]:
         """Where all pages that come first are copies of pages in a row, the others are likely to
         go on so."""
-        if not content.stable:
-            return (yield from self._examine_looks(content, pfns, indices))
         twins, rest = pfns.copy(), numbers(range(len(pfns)))
         if not self._copies_behind and len(pfns) > 2 * _FIRST_PAGES:
             first, rest = rest[:_FIRST_PAGES], rest[_FIRST_PAGES:]
@@ -266,22 +282,18 @@ class FrameContents:
 
     def _examine_looks(self, content: StoredContent, pfns: Pfns, indices: Selection) -> Work[Pfns]:
         """Known are pages that may be anywhere else in memory, and those of this very call."""
-        twins, rest = pfns.copy(), np.arange(len(pfns))
-        if not content.stable and content.seem_to_differ(numbers(indices)):
-            yield from self._hash(content, pfns, indices)
-            return twins
+        twins = pfns.copy()
         looks = (content.fingerprints(indices) >> np.uint64(32)).astype(np.uint32)
         yield
-        if content.stable:
-            rest = yield from self._inherit(pfns, twins, rest, self._hints.lookup(looks))
-            behind = pfns - twins
-            self._copies_behind = int(behind[0]) if (behind == behind[0]).all() else 0
+        every = np.arange(len(pfns))
+        rest = yield from self._inherit(pfns, twins, every, self._hints.lookup(looks))
+        behind = pfns - twins
+        self._copies_behind = int(behind[0]) if (behind == behind[0]).all() else 0
         first = _first_alike(looks[rest])
         alike = first != np.arange(len(rest))
         leads = rest[~alike]
         yield from self._hash(content, pfns[leads], part(indices, leads))
-        if content.stable:
-            self._hints.add(looks[leads], pfns[leads])
+        self._hints.add(looks[leads], pfns[leads])
         if len(leads) < len(rest):
             sources = pfns[rest[first[alike]]]
             wrong = yield from self._inherit(pfns, twins, rest[alike], sources)

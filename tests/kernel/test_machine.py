@@ -147,6 +147,31 @@ def test_memory_that_a_client_changes_makes_its_descriptor_stale(
     assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (0, 1)
 
 
+@pytest.mark.parametrize("first", [0, 7])
+def test_what_is_written_during_an_advertisement_is_never_found_of_other_pages(first: int) -> None:
+    other_page, pause, pauses = b"other".ljust(PAGE_SIZE, b"!"), 0, 1
+    while pause < pauses:
+        machine = Machine("never")
+        machine.dksm.set_run(1)
+        other, pid = machine.spawn("other"), machine.spawn("changing")
+        machine.mmap(other, PAGE_SIZE, address=AT, content=StoredContent(other_page))
+        machine.madvise(other, AT, PAGE_SIZE, MERGEABLE)
+        memory = bytearray(first.to_bytes(1, "little") + bytes(PAGE_SIZE - 1)) * 600
+        content = StoredContent(memory, stable=False)
+        machine.mmap(pid, len(memory), address=AT, content=content)
+        pauses = 0
+        for _ in machine.madvise_slices(pid, AT, len(memory), MERGEABLE):
+            if pauses == pause:
+                memory[: 64 * PAGE_SIZE] = other_page * 64
+            pauses += 1
+        [shared] = machine.pagemap(other, AT, PAGE_SIZE)
+        never_written = machine.pagemap(pid, AT + 64 * PAGE_SIZE, (600 - 64) * PAGE_SIZE)
+        assert shared.pfn not in {page.pfn for page in never_written}
+        assert len({page.pfn for page in never_written}) == 1
+        pause += 1
+    assert pauses > 3
+
+
 def test_read_of_a_file_maps_sixteen_pages(machine: Machine, pid: int) -> None:
     machine.mkfile("f", 40, parse_content("index:1"))
     machine.mmap(pid, 40 * PAGE_SIZE, address=AT, kind="file-private", file="f")
