@@ -1,6 +1,6 @@
 """Taking the kernel's requests: most are answered at once, and pyfuse3 gets the others.
 
-A reader asks again within microseconds: `open`, `read` and `close` are four requests, and a loop
+A reader asks again within microseconds: `open`, `read` and `close` are five requests, and a loop
 around them has no end. So we read what the kernel asks ourselves, and answer what we can without
 a turn of trio's scheduler (`quick.py`). pyfuse3 knows nothing of this: where it has the descriptor
 of the mount it finds a socket, on which come the requests that are left for it. Its replies go
