@@ -45,8 +45,8 @@ _MANY_INDEX_PAGES: Final = 1024
 
 _RUN_PAGES: Final = (512, 64)  # equal pages in a row that are looked for
 _RUN_PROBES: Final = 4  # that must look alike before all are compared
-_ROW_PAGES: Final = 64  # zeros in a row that are looked for in memory that may change
-_ROW_OF_ZEROS: Final = np.zeros(_ROW_PAGES * PAGE_SIZE, np.uint8)  # never written: takes no memory
+_ZERO_PAGES: Final = 64  # zeros in a row that are looked for in memory that may change
+_ZEROS: Final = np.zeros(_ZERO_PAGES * PAGE_SIZE, np.uint8)  # never written: takes no memory
 
 Indices = npt.NDArray[np.int64]  # page numbers within a content
 
@@ -164,18 +164,18 @@ class StoredContent(Content):
         runs: Indices = likely[same]
         return runs
 
-    def rows_of_zeros(self, indices: Selection) -> Work[Indices]:
-        """The positions, in `indices`, of pages that are zeros and stand in whole rows of them."""
+    def runs_of_zeros(self, indices: Selection) -> Work[Indices]:
+        """The positions, in `indices`, of pages that are zeros and stand in whole runs of them."""
         adjacent = self._adjacent(indices)
         if adjacent is None:
             return np.empty(0, np.int64)
-        starts = np.arange(0, len(indices) - _ROW_PAGES + 1, _ROW_PAGES)
+        starts = np.arange(0, len(indices) - _ZERO_PAGES + 1, _ZERO_PAGES)
         likely = starts[self._rows.view(np.uint64)[adjacent.start + starts, 0] == 0]
         begin = self._address + (adjacent.start + likely) * PAGE_SIZE
-        zeros = np.full(len(likely), _ROW_OF_ZEROS.ctypes.data)
-        same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ROW_OF_ZEROS)))
-        rows: Indices = likely[same][:, None] + np.arange(_ROW_PAGES)
-        return rows.reshape(-1)
+        zeros = np.full(len(likely), _ZEROS.ctypes.data)
+        same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ZEROS)))
+        runs: Indices = likely[same][:, None] + np.arange(_ZERO_PAGES)
+        return runs.reshape(-1)
 
     def fingerprints(self, chosen: Selection) -> Words:
         """A number that pages with equal bytes share, from a few words of each."""

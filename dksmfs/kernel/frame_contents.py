@@ -6,13 +6,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import Content, Indices, StoredContent
+from dksmfs.kernel.content import Content, Indices, StoredContent, ZeroContent
 from dksmfs.kernel.contents import Contents
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
-from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, checksum_rows, equal_pages
+from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, equal_pages
 from dksmfs.kernel.work import Work, finished
 
 Pfns = Numbers  # page frame numbers
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 STORAGE_LIMIT: Final = 4 << 30
 """Bytes of page contents that are stored, not described or shared: what a small host can spare."""
 
-_CHECKSUM_OF_ZEROS: Final = checksum_rows(np.zeros((1, PAGE_SIZE), np.uint8))[0]
+_CHECKSUM_OF_ZEROS: Final = ZeroContent().checksums(range(1))[0]
 _PAGE_BITS: Final = 32  # of the number of a page within its content; the content's is above them
 _PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
 _PAGES_AT_ONCE: Final = 1024  # hashed or, if they are not stored, compared between pauses
@@ -230,10 +230,10 @@ class FrameContents:
         self, content: StoredContent, frames: Selection, indices: Selection
     ) -> Work[Pfns]:
         """Of memory that somebody may be writing at this moment each page is hashed: what is found
-        of another one may no longer hold by then. Rows of zeros are compared with our own."""
+        of another one may no longer hold by then. Runs of zeros are compared with our own."""
         pfns, others = numbers(frames), np.ones(len(frames), np.bool_)
         twins = pfns.copy()
-        zeros = yield from content.rows_of_zeros(indices)
+        zeros = yield from content.runs_of_zeros(indices)
         if len(zeros):
             self._table.checksum[pfns[zeros]] = _CHECKSUM_OF_ZEROS & self._checksum_mask
             twins[zeros] = pfns[zeros[0]]

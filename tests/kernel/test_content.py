@@ -258,11 +258,11 @@ def test_pages_that_are_not_adjacent_are_no_repetitions() -> None:
     assert finished(zeros.repetitions(np.arange(63))) is None
 
 
-def test_rows_of_zeros() -> None:
+def test_runs_of_zeros() -> None:
     memory = bytearray(300 * 4096)
     memory[100 * 4096 + 4095] = 1
     content = StoredContent(memory, stable=False)
-    rows = finished(content.rows_of_zeros(np.arange(10, 300)))
-    assert (rows + 10).tolist() == [*range(10, 74), *range(138, 266)]
-    assert not len(finished(content.rows_of_zeros(np.arange(0, 300, 2))))
-    assert not len(finished(content.rows_of_zeros(np.arange(63))))
+    runs = finished(content.runs_of_zeros(np.arange(10, 300)))
+    assert (runs + 10).tolist() == [*range(10, 74), *range(138, 266)]
+    assert not len(finished(content.runs_of_zeros(np.arange(0, 300, 2))))
+    assert not len(finished(content.runs_of_zeros(np.arange(63))))
