@@ -97,11 +97,19 @@ def _blocked(signals: "set[signal.Signals]") -> "Iterator[set[signal.Signals | i
 
 
 def _started(reader: int) -> int:
+    """Return the pid of the program once it has been executed.
+
+    The pipe ends when nobody holds it any more: the supervisor, and the program until its exec. So
+    a program whose pid is known is waited for, whatever happens to the supervisor.
+    """
+    said: dict[str, Any] = {}
     with os.fdopen(reader, "rb") as pipe:
-        text = pipe.read()
-    said: dict[str, Any] = json.loads(text) if text else {"error": "the supervisor ended early"}
+        for line in pipe:
+            said |= json.loads(line)
     if "error" in said:
-        raise NotStartedError(said["error"], said.get("status", 1))
+        raise NotStartedError(said["error"], said["status"])
+    if "pid" not in said:
+        raise NotStartedError("the supervisor was killed before the program was started", 1)
     pid: int = said["pid"]
     return pid
 

@@ -2,8 +2,9 @@
 
 import errno
 import os
+import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -65,11 +66,29 @@ class Observer:
     def __init__(self, machine: "Machine[Blocking]") -> None:
         self._machine = machine
         self._watched: dict[int, Watched] = {}
+        self._orphans: set[int] = set()  # the children that this process had at the last look
         self._report = Report()
 
     def pidfds(self) -> dict[int, int]:
         """Which descriptor becomes readable when which process has ended."""
         return {watched.real.pidfd: pid for pid, watched in self._watched.items()}
+
+    def reap(self) -> None:
+        """Take note of the watched processes that have ended.
+
+        What they forked has become a child of this process, which adopts orphans. Their exit and
+        that change are one step of the kernel (exit_notify), so with the children read first, each
+        new one has its parent among the ended. Those that were here before are somebody else's:
+        the program itself, say, which may be the parent of the ended one.
+        """
+        found = set(children(os.getpid()))
+        orphans, self._orphans = found - self._orphans, found
+        poll = select.poll()
+        by_descriptor = self.pidfds()
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(0):
+            self._ended(by_descriptor[descriptor], orphans)
 
     def madvise(self, pid: int, address: int, length: int, advice: int) -> Answer:
         """What process `pid` asked for, and what its kernel would answer."""
@@ -80,6 +99,7 @@ class Observer:
             self._report.seconds += time.perf_counter() - began
 
     def _madvise(self, pid: int, address: int, length: int, advice: int) -> Answer:
+        self.reap()  # what is gone is no partner for what is advertised now
         watched = self.watch(pid)
         if watched.row.calls:
             self._adopt_children(watched)
@@ -137,7 +157,7 @@ class Observer:
         """The process, watched from now on; an exec makes it a new one."""
         watched = self._watched.get(pid)
         if watched is not None and not watched.real.is_there:
-            self.ended(pid)
+            self._ended(pid)
             watched = None
         return watched or self._begin(RealProcess(pid), None)
 
@@ -189,12 +209,11 @@ class Observer:
         with suppress(FileNotFoundError, ProcessLookupError):
             self._begin(RealProcess(pid), parent)
 
-    def ended(self, pid: int) -> None:
+    def _ended(self, pid: int, orphans: Iterable[int] = ()) -> None:
         """A process has ended, or runs another program: its frames are its children's, or free."""
         watched = self._watched[pid]
         try:
-            # Its children are those of the process that adopts orphans, which is this one.
-            for child in (*watched.real.children(), *children(os.getpid())):
+            for child in (*watched.real.children(), *orphans):
                 self._adopt(child, watched)
             watched.simulated.exit()
         except ProcessLookupError:

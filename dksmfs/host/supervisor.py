@@ -4,6 +4,7 @@ It is the parent of the program, and adopts whatever that leaves behind, so that
 it. It never lets a program wait for an answer in vain: whatever goes wrong here, the call returns.
 """
 
+import errno
 import json
 import os
 import select
@@ -13,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import Final, NoReturn
 
 from dksmfs.errors import DksmfsError
 from dksmfs.host import seccomp
@@ -51,19 +52,23 @@ class Launch:
 
 
 def supervise(launch: Launch, said: int, results: int, owner: int) -> None:
-    """Start the program, tell on `said` its pid or what is wrong, and watch it to its end or that
-    of `owner` (a pidfd). The outcome goes to the file `results`."""
+    """Start the program, tell on the pipe `said` its pid or what is wrong, and watch it to its end
+    or that of `owner` (a pidfd). The outcome goes to the file `results`."""
     group = os.getpgrp()
     os.setpgid(0, 0)  # the keys of a terminal are for the program
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on_child()
     try:
         observer = _observer(launch.socket)
-        program, listener = _start(launch, group)
+        program, listener = _start(launch, group, said)
     except (DksmfsError, OSError) as error:
-        _tell(said, {"error": _text(error), "status": _exit_status(error)})
+        _tell_error(said, error)
         return
-    _tell(said, {"pid": program})
+    finally:
+        os.close(said)
+    if listener is None:
+        os.waitpid(program, 0)  # it has told why
+        return
     status = Loop(observer, program, listener, wake, owner).run()
     outcome = {"status": status, "report": asdict(observer.report())}
     os.pwrite(results, json.dumps(outcome).encode(), 0)
@@ -76,29 +81,17 @@ def _observer(path: str) -> Observer:
 
 
 def _tell(said: int, message: Mapping[str, object]) -> None:
+    """Write a message, a line that is written in one piece (pipe(7), PIPE_BUF)."""
     with suppress(BrokenPipeError):
-        os.write(said, json.dumps(message).encode())
-    os.close(said)
+        os.write(said, json.dumps(message).encode() + b"\n")
 
 
-def _text(error: Exception) -> str:
+def _tell_error(said: int, error: BaseException, status: int = 1) -> None:
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def _exit_status(error: Exception) -> int:
-    if not isinstance(error, CannotExecuteError):
-        return 1
-    return EXIT_NOT_FOUND if error.number == 2 else EXIT_NOT_STARTED
-
-
-class CannotExecuteError(DksmfsError):
-    """The program could not be executed; `number` is the errno."""
-
-    def __init__(self, command: str, number: int) -> None:
-        super().__init__(f"{command}: {os.strerror(number)}")
-        self.number = number
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error) if isinstance(error, Exception) else repr(error)
+    _tell(said, {"error": text, "status": status})
 
 
 def _wake_on_child() -> int:
@@ -110,52 +103,55 @@ def _wake_on_child() -> int:
     return reader
 
 
-def _start(launch: Launch, group: int) -> tuple[int, int]:
-    """Start the program; returns its pid, and the descriptor its calls come from."""
+def _start(launch: Launch, group: int, said: int) -> tuple[int, int | None]:
+    """Start the program; returns its pid, and the descriptor its calls come from, or None if it
+    could not be started."""
     ours, its = socket.socketpair()
     program = os.fork()
     if program == 0:
         ours.close()
-        _become(launch, group, its)
+        _become(launch, group, said, its)
     its.close()
     with ours:
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-        problem = ours.recv(4096)
-    if problem:
-        os.waitpid(program, 0)
-        said = json.loads(problem)
-        if "errno" in said:
-            raise CannotExecuteError(launch.command[0], said["errno"])
-        raise DksmfsError(said["error"])
-    if not descriptors:
-        raise DksmfsError("the program ended before it was started")
-    return program, descriptors[0]
+    return program, descriptors[0] if descriptors else None
 
 
-def _become(launch: Launch, group: int, its: socket.socket) -> None:
+def _become(launch: Launch, group: int, said: int, its: socket.socket) -> NoReturn:
     """Become the program."""
-    problem: dict[str, object]
     try:
+        _tell(said, {"pid": os.getpid()})  # before anything of the program can be seen
         signal.set_wakeup_fd(-1)
         with suppress(OSError):
             os.setpgid(0, group)
         environment = dict(launch.environment)
         enter(launch.view, environment)
         listener = seccomp.install()
-        socket.send_fds(its, [b"."], [listener])
+        with its, suppress(BrokenPipeError):  # if the supervisor was killed, calls are not watched
+            socket.send_fds(its, [b"."], [listener])
         os.close(listener)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, launch.signals)
-        try:
-            os.execvpe(launch.command[0], launch.command, environment)
-        except OSError as error:
-            problem = {"errno": error.errno}
+        _execute(launch, environment, said)
     except BaseException as error:
-        its.send(b".")
-        problem = {"error": _text(error) if isinstance(error, Exception) else repr(error)}
-    its.send(json.dumps(problem).encode())
+        _tell_error(said, error)
     os._exit(1)
+
+
+def _execute(launch: Launch, environment: dict[str, str], said: int) -> None:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, launch.signals)
+    name = launch.command[0]
+    try:
+        os.execvpe(name, launch.command, environment)
+    except OSError as error:
+        found = "/" in name or any(
+            os.path.lexists(Path(directory, name)) for directory in os.get_exec_path(environment)
+        )
+        # execvp(3) says EACCES as well if it may not look into some directory.
+        reason = error.strerror if found else os.strerror(errno.ENOENT)
+        missing = error.errno == errno.ENOENT or not found
+        status = EXIT_NOT_FOUND if missing else EXIT_NOT_STARTED
+        _tell(said, {"error": f"{name}: {reason}", "status": status})
 
 
 class Loop:
@@ -180,10 +176,8 @@ class Loop:
         """Returns the wait status of the program."""
         while True:
             ready = self._wait()
-            # Ends come first: what is gone is no partner for what is advertised now.
-            for descriptor, pid in self._observer.pidfds().items():
-                if descriptor in ready:
-                    self._try(partial(self._observer.ended, pid))
+            if ready & self._observer.pidfds().keys():
+                self._try(self._observer.reap)
             if self._wake in ready:
                 os.read(self._wake, 4096)
             if self._owner in ready:

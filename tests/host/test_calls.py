@@ -152,6 +152,22 @@ print(json.dumps(counters()))
     assert run_python(dksmfs, program) == [[10, 0, 0, 10], [20, 0, 0, 10]]
 
 
+def test_a_parent_inherits_nothing_of_its_child(dksmfs: CommandLine) -> None:
+    """Its pages may come to lie in frames that the child has just given back."""
+    program = """
+child = os.fork()
+if child == 0:
+    a = area(2000)
+    madvise(address(a), 2000 * 4096)
+    os._exit(0)
+os.waitpid(child, 0)
+b = area(2000)
+madvise(address(b), 2000 * 4096)
+print(json.dumps(counters()))
+"""
+    assert run_python(dksmfs, program) == [[4000, 0, 0, 2000]]
+
+
 def test_unmapped_pages_are_free(dksmfs: CommandLine) -> None:
     program = """
 a = area(10)

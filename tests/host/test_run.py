@@ -133,13 +133,16 @@ def family(dksmfs: CommandLine) -> "subprocess.Popen[str]":
         env=dksmfs.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
 
 def children(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def supervisor_of(front: int) -> int:
@@ -150,6 +153,11 @@ def supervisor_of(front: int) -> int:
 def daemon_of(front: int) -> int:
     (found,) = (pid for pid in children(front) if not children(pid))
     return found
+
+
+def is_supervisor(pid: int) -> bool:
+    """Whether this child of ours is one that has started a program; a daemon has its own session."""
+    return bool(children(pid)) and os.getsid(pid) != pid
 
 
 def all_of(front: int) -> list[int]:
@@ -193,6 +201,21 @@ def test_the_program_outlives_a_killed_supervisor(dksmfs: CommandLine) -> None:
         os.kill(program, 0)
         front.stdin.close()
     assert front.returncode == 0
+
+
+def test_a_supervisor_killed_at_the_start(dksmfs: CommandLine) -> None:
+    """Whatever it had come to, the status is that of the program, or a line says what happened."""
+    for _ in range(4):
+        with family(dksmfs) as front:
+            assert front.stdin is not None
+            assert front.stderr is not None
+            front.stdin.close()
+            while not (found := [pid for pid in children(front.pid) if is_supervisor(pid)]):
+                assert front.poll() is None
+            os.kill(found[0], signal.SIGKILL)
+            said = front.stderr.read()
+        early = "dksmfs: the supervisor was killed before the program was started\n"
+        assert (front.returncode, said) in [(0, ""), (1, early)]
 
 
 CALLS = """
