@@ -1,10 +1,13 @@
-"""What all tests share: in CI, nothing may be left out without anybody noticing."""
+"""What all tests share: the same world wherever they run, and no test is left out unnoticed."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
+
+from tests.mounting import need_mounts
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,6 +16,32 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTHONPYCACHEPREFIX" in os.environ:
         # or each command that a test starts would compile all it imports again: a second
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    _default_signals()
+    _english_messages()
+
+
+def _default_signals() -> None:
+    """Undo what a shell does to jobs in the background, and nohup: those ignore signals."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN and number != signal.SIGPIPE:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _english_messages() -> None:
+    """Let programs say what is wrong in the words that tests look for, in any locale."""
+    everything = os.environ.pop("LC_ALL", None)
+    if everything is not None:
+        os.environ["LANG"] = os.environ["LC_CTYPE"] = everything
+    os.environ["LC_MESSAGES"] = "C"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what mounts where nothing can be mounted, and say why."""
+    if item.get_closest_marker("mounted"):
+        need_mounts()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -57,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; errors become one line for people."""
+    # Where a parent ignores it, a child's status would be lost: wait(2).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         options = build_parser().parse_args(arguments)
         status: int = options.run(options)

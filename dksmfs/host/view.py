@@ -7,6 +7,7 @@ the last process in it: nothing has to be unmounted.
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,14 +44,45 @@ def enter(view: View, environment: dict[str, str]) -> None:
     here = Path.cwd()
     if as_root:
         _unshare(syscalls.CLONE_NEWNS, "the right to mount is missing (CAP_SYS_ADMIN)")
+        _keep_mounts_to_ourselves()
     else:
-        _enter_user_namespace()
-    # What the host mounts goes on appearing; nothing goes the other way.
-    syscalls.mount("none", "/", "none", syscalls.MS_REC | syscalls.MS_SLAVE)
+        _enter_user_namespace()  # whose mounts nobody else sees: mount_namespaces(7)
     _show(view)
     _provide_sudo(as_root, environment)
     with suppress(OSError):
         os.chdir(here)  # it may have been hidden
+
+
+def _keep_mounts_to_ourselves() -> None:
+    """Let what the host mounts go on appearing here, and nothing of ours there."""
+    try:
+        _become_slave()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _outside_of_the_chroot(_become_slave)
+
+
+def _become_slave() -> None:
+    syscalls.mount("none", "/", "none", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def _outside_of_the_chroot(work: Callable[[], None]) -> None:
+    """Do something with the root of the mount namespace as ours.
+
+    The root of a chroot may be any directory, and mount(2) changes whole mounts only. A process
+    leaves its chroot as chroot(2) says: with another root, and going up from outside of it.
+    """
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/")
+    os.chroot("/proc")
+    while not Path().samefile(".."):
+        os.chdir("..")
+    os.chroot(".")
+    work()
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(root)
 
 
 def _unshare(flags: int, reason: str) -> None:
@@ -67,7 +99,7 @@ def _enter_user_namespace() -> None:
     user, group = os.geteuid(), os.getegid()
     _unshare(
         syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS,
-        "user namespaces are closed to ordinary users here; have root open them "
+        "user namespaces are closed to ordinary users here, as in any chroot; have root open them "
         "(sysctl kernel.unprivileged_userns_clone=1 or "
         f"kernel.apparmor_restrict_unprivileged_userns=0), or {_BY_ROOT}",
     )

@@ -128,6 +128,12 @@ def serve(instance: Instance, thp: str, ready: Callable[[Instance], None]) -> No
     """Serve ``instance`` in this process until it is told to end."""
     # The engine does no linear algebra: without this, numpy starts threads and buffers for it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from dksmfs.mount.daemon import run_daemon
+    try:
+        from dksmfs.mount.daemon import run_daemon
+    except ImportError as error:
+        raise DksmfsError(
+            f"mounting needs pyfuse3, which cannot be imported ({error}); install it (Debian: apt "
+            "install fuse3 libfuse3-dev gcc pkg-config python3-dev; then: pip install pyfuse3)"
+        ) from error
 
     run_daemon(instance, thp, ready)

@@ -34,6 +34,9 @@ from dksmfs.mount.mounted_files import MountedFiles
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 from dksmfs.scenario.record import SessionRecorder
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a daemon, also where its parent ignored or blocked them."""
+
 Store = Callable[[Attribute, bytes], int]
 """Stores into an attribute what was written, and returns how many bytes were taken."""
 
@@ -59,9 +62,8 @@ async def _serve(
     recorder = SessionRecorder(machine)
     with ExitStack() as held:
         # The handlers come first: a signal during the start must not skip what comes after it.
-        signals = held.enter_context(
-            trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signals = held.enter_context(trio.open_signal_receiver(*ENDING))
         instance = held.enter_context(claimed(wanted))
         listener = held.enter_context(listening(instance.socket))
         held.enter_context(_directory(instance))

@@ -16,6 +16,7 @@ from dksmfs.errors import DksmfsError
 from dksmfs.instances import Record, records, take_lock
 from dksmfs.mount.listening import remove_dead_socket
 from dksmfs.mount.questions import Answer, ask
+from dksmfs.mount.system import fusermount, unmount
 
 FILE_SYSTEM_NAME = "dksmfs"
 
@@ -40,16 +41,26 @@ def _unescaped(path: bytes) -> bytes:
 
 def detach(mountpoint: str) -> None:
     """Take our mounts away from ``mountpoint``, even while they are in use or dead."""
-    as_root = os.geteuid() == 0
-    command = ["umount", "-l", "-c", "-i"] if as_root else ["fusermount3", "-u", "-z"]
     while is_our_mount(mountpoint):
         try:
-            done = subprocess.run([*command, "--", mountpoint], capture_output=True, text=True)
-        except FileNotFoundError as error:
-            raise DksmfsError(f"cannot unmount {mountpoint}: no {command[0]} command") from error
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines() or [f"{command[0]} failed"]
-            raise DksmfsError(f"cannot unmount {mountpoint}: {said[-1]}")
+            unmount(mountpoint)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise DksmfsError(f"cannot unmount {mountpoint}: {error.strerror}") from error
+            _detach_as_user(mountpoint)
+
+
+def _detach_as_user(mountpoint: str) -> None:
+    command = fusermount()
+    if command is None:
+        raise DksmfsError(
+            f"cannot unmount {mountpoint}: ordinary users need fusermount3 for that; "
+            "install it (Debian: apt install fuse3) or run as root"
+        )
+    done = subprocess.run([command, "-u", "-z", "--", mountpoint], capture_output=True, text=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["fusermount3 failed"]
+        raise DksmfsError(f"cannot unmount {mountpoint}: {said[-1]}")
 
 
 def remove_directories(directories: tuple[str, ...]) -> None:

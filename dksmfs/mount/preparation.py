@@ -2,7 +2,7 @@
 
 import errno
 import os
-import shutil
+import pwd
 import stat
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dksmfs.instances import (
 )
 from dksmfs.mount.leftovers import is_our_mount
 from dksmfs.mount.listening import check_socket_path
+from dksmfs.mount.system import fusermount, may_mount
 
 FUSE_DEVICE = "/dev/fuse"
 
@@ -72,11 +73,28 @@ def check_fuse_device() -> None:
             f"no access to {FUSE_DEVICE} (mode {mode:04o}) for this user; "
             f"run as root, or have root open it to users: chmod 0666 {FUSE_DEVICE}"
         ) from error
-    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+    if not may_mount():
+        _check_fusermount()
+
+
+def _check_fusermount() -> None:
+    if os.geteuid() == 0:
+        raise DksmfsError(
+            "this root may not mount (CAP_SYS_ADMIN is missing); give the container that right "
+            "(docker run --cap-add SYS_ADMIN), or run as an ordinary user"
+        )
+    if fusermount() is None:
         raise DksmfsError(
             "mounting as an ordinary user needs fusermount3; "
             "install it (Debian: apt install fuse3) or run as root"
         )
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError as error:
+        raise DksmfsError(
+            f"uid {os.getuid()} has no entry in /etc/passwd, and fusermount3 mounts for users with "
+            f"a name only; have root add one (useradd --uid {os.getuid()} NAME), or run as root"
+        ) from error
 
 
 def _check_mountpoint(mountpoint: str) -> None:

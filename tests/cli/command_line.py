@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.processes import Started
+
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 30
 
@@ -66,15 +68,14 @@ class CommandLine:
         started: dict[str, Any] = json.loads(self.succeed("mount", "--json", *arguments))
         return started
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path) -> Started:
         """Start a command and go on."""
-        return subprocess.Popen(
+        return Started(
             self.command(*arguments),
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
 
     def states(self) -> list[dict[str, Any]]:

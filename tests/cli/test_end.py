@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import CommandLine, wait_for_end
+from tests.processes import Started
 
 pytestmark = pytest.mark.mounted
 
@@ -100,7 +101,7 @@ sys.exit(main(["mount"]))
 
 def test_somebody_who_works_inside_does_not_hold_a_daemon_up(dksmfs: CommandLine) -> None:
     place = dksmfs.mount()["mountpoint"]
-    with subprocess.Popen(["cat"], cwd=place, stdin=subprocess.PIPE) as inside:
+    with Started(["cat"], cwd=place, stdin=subprocess.PIPE) as inside:
         dksmfs.succeed("umount")
         inside.communicate()
 
@@ -181,7 +182,7 @@ def test_a_pid_is_not_trusted(dksmfs: CommandLine) -> None:
     started = dksmfs.mount("place")
     kill(started["pid"])
     (path,) = (dksmfs.runtime / "dksmfs").glob("*.json")
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as innocent:
+    with Started(["cat"], stdin=subprocess.PIPE) as innocent:
         fields = json.loads(path.read_text())
         path.write_text(json.dumps({**fields, "pid": innocent.pid}))
         dksmfs.succeed("umount", "place")

@@ -1,5 +1,6 @@
 """The command line as such: help, version, usage, and how errors look."""
 
+import shlex
 import subprocess
 
 from tests.cli.command_line import CommandLine
@@ -38,7 +39,7 @@ def test_light_commands_load_no_heavy_module(dksmfs: CommandLine) -> None:
 
 
 def test_closed_output_is_no_error(dksmfs: CommandLine) -> None:
-    command = " ".join(dksmfs.command("status", "--json"))
+    command = shlex.join(dksmfs.command("status", "--json"))
     done = subprocess.run(
         ["sh", "-c", f"{command} | true"], env=dksmfs.environment, capture_output=True, text=True
     )

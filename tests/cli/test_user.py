@@ -1,11 +1,14 @@
 """Ordinary users, and machines without a usable ``/dev/fuse``.
 
-Each test runs a script in a private mount namespace with a ``/dev/fuse`` of its own, so that
-neither the machine's own node nor its mode matters.
+Each test runs a script in a private mount namespace with a ``/dev/fuse`` and an ``/etc/passwd`` of
+its own, so that neither the machine's node, nor its mode, nor its users matter.
 """
 
 import os
+import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -16,25 +19,38 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="making a device node needs root"),
 ]
 
-USER = "1000"
+USER = 1000
+PASSWD = Path("/etc/passwd")
 
 
-def in_namespace(dksmfs: CommandLine, device: str, script: str) -> subprocess.CompletedProcess[str]:
+def in_namespace(
+    dksmfs: CommandLine, device: str, script: str, name: str | None = "somebody"
+) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a user; ``device`` is the command that makes the node ``$NODE``."""
     node = dksmfs.directory / "fuse"
-    prologue = f"{device.replace('$NODE', str(node))}; mount --bind {node} /dev/fuse"
+    passwd = dksmfs.directory / "passwd"
+    if name is not None:
+        entry = f"{name}:x:{USER}:{USER}::/:/bin/sh\n"
+        passwd.write_text(entry + PASSWD.read_text())
+    else:
+        passwd.write_text(re.sub(rf"^[^:]*:[^:]*:{USER}:.*\n", "", PASSWD.read_text(), flags=re.M))
+    passwd.chmod(0o644)
+    prologue = (
+        f"{device.replace('$NODE', str(node))}; mount --bind {node} /dev/fuse; "
+        f"mount --bind {passwd} {PASSWD}"
+    )
     # The interpreter or the repository may lie below a directory like /root, closed to users.
     search = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
     identity = f"--reuid {USER} --regid {USER} --clear-groups {search}"
     as_user = f'exec setpriv {identity} sh -ec "$SCRIPT"'
-    os.chown(dksmfs.runtime, int(USER), int(USER))
+    os.chown(dksmfs.runtime, USER, USER)
     try:
         return subprocess.run(
             ["unshare", "-m", "sh", "-ec", f"{prologue}; {as_user}"],
             cwd=dksmfs.directory,
             env={
                 **dksmfs.environment,
-                "SCRIPT": f'dksmfs() {{ {" ".join(dksmfs.command())} "$@"; }}\n{script}',
+                "SCRIPT": f'dksmfs() {{ {shlex.join(dksmfs.command())} "$@"; }}\n{script}',
             },
             capture_output=True,
             text=True,
@@ -97,7 +113,7 @@ def test_a_device_that_users_may_not_open(dksmfs: CommandLine) -> None:
 
 
 def test_no_device(dksmfs: CommandLine) -> None:
-    command = " ".join(dksmfs.command("mount"))
+    command = shlex.join(dksmfs.command("mount"))
     done = subprocess.run(
         ["unshare", "-m", "sh", "-ec", f"mount -t tmpfs none /dev; {command}"],
         cwd=dksmfs.directory,

@@ -25,4 +25,5 @@ def advertise(request: pytest.FixtureRequest) -> Iterator[Path]:
         Path(directory).chmod(0o755)
         program = Path(directory, "advertise")
         subprocess.run(["gcc", "-O1", *flags, "-o", program, source], check=True)
+        program.chmod(0o755)  # whatever the umask
         yield program

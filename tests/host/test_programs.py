@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import CommandLine
+from tests.processes import Started
 
 pytestmark = pytest.mark.mounted
 
@@ -24,9 +25,9 @@ sys.stdin.read()
 
 
 @contextmanager
-def running() -> "Iterator[subprocess.Popen[str]]":
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+def running() -> Iterator[Started]:
+    with Started(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as program:
         assert program.stdout is not None
         assert program.stdin is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import CommandLine, wait_for_end
+from tests.processes import Started
 
 pytestmark = pytest.mark.mounted
 
@@ -126,15 +127,14 @@ exec cat > /dev/null
 """
 
 
-def family(dksmfs: CommandLine) -> "subprocess.Popen[str]":
+def family(dksmfs: CommandLine) -> Started:
     """Start a program with children, one in a session of its own; it has said its pid."""
-    return subprocess.Popen(
+    return Started(
         dksmfs.command("run", "--", "sh", "-c", FAMILY),
         env=dksmfs.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -156,7 +156,7 @@ def daemon_of(front: int) -> int:
 
 
 def is_supervisor(pid: int) -> bool:
-    """Whether this child of ours is one that has started a program; a daemon has its own session."""
+    """Whether this child has children of its own and is no daemon: those have a session, too."""
     return bool(children(pid)) and os.getsid(pid) != pid
 
 
@@ -235,13 +235,12 @@ for line in sys.stdin:
 def test_calls_return_whatever_was_killed(
     dksmfs: CommandLine, victim: Callable[[int], int]
 ) -> None:
-    with subprocess.Popen(
+    with Started(
         dksmfs.command("run", "--on", "--", sys.executable, "-c", CALLS),
         env=dksmfs.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
     ) as front:
         assert front.stdin is not None
         assert front.stdout is not None

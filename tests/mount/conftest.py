@@ -12,17 +12,17 @@ import pytest
 
 from tests.mount.probes.subject import Subject
 from tests.mount.trees import directory, mirrored, mounted, untouched
+from tests.mounting import need_mounts
 
 KSM = Path("/sys/kernel/mm/ksm")
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 
 
-def need_mounts() -> None:
+def need_root_and_mounts() -> None:
     """Skip a test where nothing can be mounted, or where users cannot be changed."""
     if os.geteuid() != 0:
         pytest.skip("needs root: the calls are made as two users")
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("needs /dev/fuse")
+    need_mounts()
 
 
 def live(path: Path, names: tuple[str, ...]) -> Path:
@@ -38,7 +38,7 @@ def live(path: Path, names: tuple[str, ...]) -> Path:
 @pytest.fixture(scope="module", params=["dksm", "sys"])
 def dksm(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The directory of dksm, mounted alone and as a part of a whole ``/sys``."""
-    need_mounts()
+    need_root_and_mounts()
     with directory() as place, mounted(place / "mnt", "--root", request.param) as root:
         yield root if request.param == "dksm" else root / "kernel/mm/dksm"
 
@@ -46,7 +46,7 @@ def dksm(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture
 def fresh_dksm() -> Iterator[Path]:
     """The directory of dksm, mounted alone and for one test only."""
-    need_mounts()
+    need_root_and_mounts()
     with directory() as place, mounted(place / "mnt") as root:
         yield root
 
@@ -67,7 +67,7 @@ def shared_ksm() -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def ksm_and_copy() -> Iterator[tuple[Path, Path]]:
-    need_mounts()
+    need_root_and_mounts()
     path = live(KSM, ("sleep_millisecs", "full_scans"))
     with untouched(path), mirrored(path) as mirror:
         yield path, mirror
@@ -76,7 +76,7 @@ def ksm_and_copy() -> Iterator[tuple[Path, Path]]:
 @pytest.fixture
 def thp() -> Iterator[tuple[Path, Path]]:
     """The live directory of transparent huge pages, and the simulated one in the same mode."""
-    need_mounts()
+    need_root_and_mounts()
     path = live(THP, ("enabled",))
     mode = (path / "enabled").read_text().partition("[")[2].partition("]")[0]
     options = ("--root", "sys", "--thp", mode)

@@ -13,8 +13,9 @@ import pytest
 
 from dksmfs.control.blocking import Blocking
 from dksmfs.control.client import Machine, connect
-from tests.mount.conftest import need_mounts
+from tests.mount.conftest import need_root_and_mounts
 from tests.mount.trees import directory, mounted
+from tests.processes import Started
 
 pytestmark = pytest.mark.mounted
 
@@ -32,7 +33,7 @@ while True:
 @pytest.fixture
 def machine() -> Iterator[tuple[Path, Path]]:
     """A mounted directory and the socket of its machine, for one test."""
-    need_mounts()
+    need_root_and_mounts()
     with directory() as place:
         socket = place / "socket"
         with mounted(place / "mnt", "--thp", "never", "--socket", str(socket)) as root:
@@ -71,7 +72,7 @@ def test_reads_do_not_wait_for_a_store_that_waits_for_an_advertisement(
 def test_readers_that_are_killed_leave_a_mount_that_answers(machine: tuple[Path, Path]) -> None:
     root, _ = machine
     for _ in range(20):
-        with subprocess.Popen(
+        with Started(
             [sys.executable, "-c", READ_ONCE_MORE, root / "run"], stdout=subprocess.PIPE
         ) as reader:
             assert reader.stdout
@@ -84,7 +85,7 @@ def test_clients_are_answered_while_the_files_are_read_in_a_loop(
     machine: tuple[Path, Path],
 ) -> None:
     root, socket = machine
-    with subprocess.Popen(
+    with Started(
         [sys.executable, "-c", READ_ONCE_MORE, root / "run"], stdout=subprocess.PIPE
     ) as reader:
         assert reader.stdout

@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.mount.calls import Outcome, opened
 from tests.mount.limits import is_limit
 from tests.mount.probes.subject import Subject
+from tests.processes import Started
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 120
@@ -39,8 +40,8 @@ def served(command: Sequence[str], mountpoint: Path) -> Iterator[Path]:
         "PYTHONPATH": str(REPOSITORY),
         "XDG_RUNTIME_DIR": runtime(mountpoint),
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", *command], stdout=subprocess.PIPE, env=environment, text=True
+    with Started(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, env=environment
     ) as server:
         try:
             assert server.stdout

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import Started
+
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 120
 INSTALLED = any(found.name == "dksmfs" for found in entry_points(group="pytest11"))
@@ -33,16 +35,15 @@ class Suite:
         """Add a file."""
         (self.directory / name).write_text(text)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> Started:
         """Start pytest, and go on."""
         command = [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "-q", "-rA"]
-        return subprocess.Popen(
+        return Started(
             [*command, *arguments],
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     def run(self, *arguments: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dksmfs.testing import Access, Dksm
+from tests.processes import Started
 
 
 def told(accesses: list[Access]) -> list[tuple[str, str, int | str]]:
@@ -28,7 +29,7 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 def test_cat(dksm: Dksm) -> None:
     began = time.time()
-    with subprocess.Popen(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
+    with Started(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
         cat.communicate()
     accesses = dksm.accesses
     assert told(accesses) == [("open", "run", 0), ("read", "run", 2), ("read", "run", 0)]
@@ -78,7 +79,8 @@ def test_what_fails(dksm: Dksm) -> None:
     with opened(dksm.path / "run") as run, pytest.raises(OSError, match="Input/output"):
         os.read(run, 10)
     assert told(dksm.accesses)[-2:] == [("open", "run", 0), ("read", "run", "EIO")]
-    assert ("open", "pages_merged", "EACCES") in told(dksm.accesses)
+    if os.geteuid() == 0:  # other users' calls are refused by the kernel itself, unseen by a server
+        assert ("open", "pages_merged", "EACCES") in told(dksm.accesses)
 
 
 def test_the_rest_of_sys_has_its_real_name(dksm: Dksm) -> None:
@@ -95,7 +97,7 @@ def test_threads_and_processes_are_told_apart(dksm: Dksm) -> None:
         "[thread.start() for thread in threads]\n"
         "[thread.join() for thread in threads]\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(dksm.path)]) as reader:
+    with Started([sys.executable, "-c", program, str(dksm.path)]) as reader:
         reader.wait()
     assert sorted(a.operation for a in dksm.accesses) == ["open"] * 2 + ["read"] * 4
     assert {a.pid for a in dksm.accesses} == {reader.pid}

@@ -11,6 +11,7 @@ import pytest
 
 from dksmfs.control.rehearsing import GARBAGE
 from dksmfs.testing import Dksm, Fault
+from tests.processes import Started
 
 SIX = [
     "hashtable_size",
@@ -97,7 +98,7 @@ def test_a_store_that_fails_changes_nothing(dksm: Dksm) -> None:
 def test_a_delay(dksm: Dksm) -> None:
     dksm.delay("run", 0.2, times=1)
     began = time.monotonic()
-    with subprocess.Popen(["cat", dksm.path / "run"], stdout=subprocess.PIPE, text=True) as cat:
+    with Started(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
         assert (dksm.path / "pages_scanned").read_text() == "0\n"  # nobody else waits
         assert cat.communicate()[0] == "0\n"
     assert time.monotonic() - began >= 0.2
@@ -107,7 +108,7 @@ def test_a_delay(dksm: Dksm) -> None:
 def test_who_is_delayed_can_be_killed(dksm: Dksm, log: bool) -> None:
     dksm.log(10 if log else 0)
     dksm.delay("run", 3000)
-    with subprocess.Popen(["cat", dksm.path / "run"]) as cat:
+    with Started(["cat", dksm.path / "run"]) as cat:
         with pytest.raises(subprocess.TimeoutExpired):
             cat.wait(0.1)
         cat.kill()
@@ -117,11 +118,11 @@ def test_who_is_delayed_can_be_killed(dksm: Dksm, log: bool) -> None:
 def test_a_delay_ends_when_it_is_cleared(dksm: Dksm) -> None:
     for clear in (dksm.clear_faults, dksm.reset):
         dksm.delay("run", 3000, times=1)
-        with subprocess.Popen(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
+        with Started(["cat", dksm.path / "run"], stdout=subprocess.PIPE) as cat:
             while dksm.faults:
                 pass  # until it has begun
             clear()
-            assert cat.communicate(timeout=10)[0] == b"0\n"
+            assert cat.communicate(timeout=10)[0] == "0\n"
 
 
 def test_short_reads(dksm: Dksm) -> None:

@@ -9,6 +9,7 @@ import trio
 
 import dksmfs
 from dksmfs.testing import Dksm
+from tests.processes import Started
 
 
 def test_what_is_so_already(dksm: Dksm) -> None:
@@ -23,7 +24,7 @@ def test_what_another_client_does(dksm: Dksm) -> None:
         "    vm.mmap(pages=65, fill='zero').madvise('mergeable')\n"
         "    sys.stdin.read()\n"
     )
-    with subprocess.Popen(
+    with Started(
         [sys.executable, "-c", program, str(dksm.socket)], stdin=subprocess.PIPE
     ) as client:
         assert dksm.wait_for(lambda s: s.pages_merged >= 64, timeout=30).pages_merged == 64
