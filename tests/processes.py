@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-TIMEOUT_S = 60
-"""No command takes a tenth of this on a quiet machine."""
+TIMEOUT_S = 100
+"""For machines that are busy: no command takes a tenth of this on a quiet one."""
 
 
 class Started(subprocess.Popen[str]):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dksmfs.cli import build_parser
-from tests.cli.command_line import REPOSITORY, TIMEOUT_S, CommandLine, command_line
+from tests.cli.command_line import REPOSITORY, CommandLine, command_line
+from tests.processes import TIMEOUT_S
 
 README = (REPOSITORY / "README.md").read_text()
 

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.processes import Started
+from tests.processes import TIMEOUT_S, Started
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_S = 30
 
 
 class CommandLine:

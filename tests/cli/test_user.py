@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import TIMEOUT_S, CommandLine
+from tests.cli.command_line import CommandLine
+from tests.processes import TIMEOUT_S
 
 pytestmark = [
     pytest.mark.mounted,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.trees import TIMEOUT_S
+from tests.processes import TIMEOUT_S
 
 pytestmark = pytest.mark.mounted
 

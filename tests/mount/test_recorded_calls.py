@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.mount.limits import ELSEWHERE, RECORDED_LIMITS
-from tests.mount.trees import REPOSITORY, TIMEOUT_S
+from tests.mount.trees import REPOSITORY
+from tests.processes import TIMEOUT_S
 
 pytestmark = pytest.mark.mounted
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from tests.mount.calls import Outcome, opened
 from tests.mount.limits import is_limit
 from tests.mount.probes.subject import Subject
-from tests.processes import Started
+from tests.processes import TIMEOUT_S, Started
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_S = 120
 Told = list[tuple[str, Outcome]]
 
 

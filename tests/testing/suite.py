@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Started
+from tests.processes import TIMEOUT_S, Started
 
 REPOSITORY = Path(__file__).parents[2]
-TIMEOUT_S = 120
 INSTALLED = any(found.name == "dksmfs" for found in entry_points(group="pytest11"))
 PLUGIN = () if INSTALLED else ("-p", "dksmfs.testing.plugin")
 
