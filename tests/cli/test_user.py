@@ -25,9 +25,17 @@ PASSWD = Path("/etc/passwd")
 
 
 def in_namespace(
-    dksmfs: CommandLine, device: str, script: str, name: str | None = "somebody"
+    dksmfs: CommandLine,
+    device: str,
+    script: str,
+    *,
+    name: str | None = "somebody",
+    rights: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``script`` as a user; ``device`` is the command that makes the node ``$NODE``."""
+    """Run ``script`` as a user with this name, or none, and more ``rights`` than others.
+
+    ``device`` is the command that makes the node ``$NODE``.
+    """
     node = dksmfs.directory / "fuse"
     passwd = dksmfs.directory / "passwd"
     if name is not None:
@@ -41,7 +49,8 @@ def in_namespace(
         f"mount --bind {passwd} {PASSWD}"
     )
     # The interpreter or the repository may lie below a directory like /root, closed to users.
-    search = "--inh-caps +dac_read_search --ambient-caps +dac_read_search"
+    rights = ",".join(filter(None, ["+dac_read_search", rights]))
+    search = f"--inh-caps {rights} --ambient-caps {rights}"
     identity = f"--reuid {USER} --regid {USER} --clear-groups {search}"
     as_user = f'exec setpriv {identity} sh -ec "$SCRIPT"'
     os.chown(dksmfs.runtime, USER, USER)
@@ -111,6 +120,39 @@ def test_a_device_that_users_may_not_open(dksmfs: CommandLine) -> None:
     assert done.returncode == 1
     assert "no access to /dev/fuse (mode 0600)" in done.stderr
     assert "chmod 0666 /dev/fuse" in done.stderr
+
+
+def test_a_user_without_a_name(dksmfs: CommandLine) -> None:
+    done = in_namespace(dksmfs, OPEN_TO_USERS, "dksmfs mount", name=None)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"uid {USER} has no entry in /etc/passwd" in line
+    assert "useradd" in line
+
+
+def test_a_user_without_a_name_who_may_mount(dksmfs: CommandLine) -> None:
+    script = "dksmfs mount; cat $XDG_RUNTIME_DIR/dksmfs/dksm/run; dksmfs umount"
+    done = in_namespace(dksmfs, OPEN_TO_USERS, script, name=None, rights="+sys_admin")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n0\n")
+
+
+def test_a_path_without_the_system(dksmfs: CommandLine) -> None:
+    done = in_namespace(dksmfs, OPEN_TO_USERS, "PATH=/nowhere; dksmfs mount; dksmfs umount")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_root_that_may_not_mount(dksmfs: CommandLine) -> None:
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-sys_admin", *dksmfs.command("mount")],
+        env=dksmfs.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "CAP_SYS_ADMIN" in line
 
 
 def test_no_device(dksmfs: CommandLine) -> None:
