@@ -279,6 +279,7 @@ def test_terminal(dksmfs: CommandLine) -> None:
 # Programs that have the path written into them
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to show it other settings")
 def test_sysfsutils_sets_attributes_at_start(dksmfs: CommandLine, tmp_path: Path) -> None:
     if not Path("/etc/init.d/sysfsutils").exists():
         pytest.skip("sysfsutils is not installed")
