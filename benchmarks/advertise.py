@@ -28,7 +28,7 @@ from benchmarks.core import (
     seconds,
 )
 from dksmfs.control.client import connect
-from dksmfs.kernel.content import StoredContent
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.machine import ADVICE, Machine
 
 TIMES_KSM = {"100 % duplicates": 15.0, "zero pages": 15.0}

@@ -7,7 +7,9 @@ from functools import partial
 
 from benchmarks.contents import MIXES, PAGE_SIZE, mixed_memory
 from benchmarks.core import Report, at_most, interleaved, seconds
-from dksmfs.kernel.content import Content, StoredContent, parse_content
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.machine import ADVICE, Machine
 
 Region = tuple[Machine, int, int, int]  # machine, process, address and size in bytes

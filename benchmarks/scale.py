@@ -14,7 +14,7 @@ from benchmarks.contents import PAGE_SIZE
 from benchmarks.core import Report, at_least, at_most, seconds
 from benchmarks.daemon import REPOSITORY
 from dksmfs.control.client import connect
-from dksmfs.kernel.content import parse_content
+from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.machine import ADVICE, Machine
 
 MILLION = 1 << 20

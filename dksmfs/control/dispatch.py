@@ -22,8 +22,8 @@ from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.sysfs import Attribute, Directory
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory
+from dksmfs.kernel.units import PAGE_SIZE
 
 R = TypeVar("R")
 Steps = Generator[None, None, R]

@@ -15,13 +15,12 @@ from dksmfs.control import messages as m
 from dksmfs.control.limits import ThpMode
 from dksmfs.control.live import CHUNK_PAGES, LiveMemory
 from dksmfs.control.replies import Advised, Done
+from dksmfs.kernel.calls.follow import Area, Mapping, follow_mappings, follow_pages, take_over
+from dksmfs.kernel.calls.madvise import Advice
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.follow import Area, Mapping, follow_mappings, follow_pages, take_over
-from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.madvise import Advice
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.vma import Kind, VmaFlag, parse_prot
+from dksmfs.kernel.memory.vma import Kind, VmaFlag, parse_prot
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 if TYPE_CHECKING:
     from dksmfs.control.job import Job

@@ -12,11 +12,13 @@ from dksmfs.control.live import LiveMemory
 from dksmfs.control.messages import Carried
 from dksmfs.control.messages import Content as WantedContent
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
-from dksmfs.kernel.content import Content, StoredContent, parse_content
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.sysfs import Directory
+from dksmfs.kernel.sysfs.attribute import Directory
+from dksmfs.kernel.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from dksmfs.control.files import Files

@@ -17,10 +17,11 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import Content, Indices
+from dksmfs.kernel.calls.follow import State
+from dksmfs.kernel.content.checksums import Rows
+from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.follow import State
-from dksmfs.kernel.page_bytes import PAGE_SIZE, Rows
+from dksmfs.kernel.units import PAGE_SIZE
 
 CHUNK_PAGES: Final = 1 << 32
 """Pages of address space in one `LiveContent`: a frame notes the page's number in 32 bits."""

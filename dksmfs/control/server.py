@@ -41,7 +41,7 @@ from dksmfs.control.stream import Company, Stream
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.sysfs import Directory
+from dksmfs.kernel.sysfs.attribute import Directory
 
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _TRUNCATED: Final = int(socket.MSG_CTRUNC)  # the enum's own `&` takes as long as decoding

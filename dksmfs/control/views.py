@@ -11,7 +11,7 @@ from dksmfs.control.job import Job
 from dksmfs.control.limits import MAX_SHARING
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine, PageInfo
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 
 
 def processes(job: Job, _: m.Ps) -> m.Processes:

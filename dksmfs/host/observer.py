@@ -24,7 +24,7 @@ from dksmfs.host.processes import (
 )
 from dksmfs.host.report import Report, Row
 from dksmfs.host.seccomp import MADV_MERGEABLE
-from dksmfs.kernel.madvise import advised_range
+from dksmfs.kernel.calls.madvise import advised_range
 
 if TYPE_CHECKING:
     from dksmfs.control.blocking import Blocking

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dksmfs.kernel import faults
-from dksmfs.kernel import mmap as calls
-from dksmfs.kernel.content import Content, StoredContent
-from dksmfs.kernel.dksm import BATCH_PAGES, SLICED_BATCH_PAGES, Dksm
+from dksmfs.kernel.calls import faults
+from dksmfs.kernel.calls import mapping as calls
+from dksmfs.kernel.calls.madvise import Advice, advised_mappings, advised_range, apply_advice
+from dksmfs.kernel.calls.smaps import MappingInfo, mapping_info, present_pages
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.dksm.engine import BATCH_PAGES, SLICED_BATCH_PAGES, Dksm
 from dksmfs.kernel.errors import AccessFault, kernel_error
-from dksmfs.kernel.frames import HUGE_PAGES
-from dksmfs.kernel.madvise import Advice, advised_mappings, advised_range, apply_advice
-from dksmfs.kernel.mm import AddressSpace, Memory, Thp
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import HugePage, Part, Run
-from dksmfs.kernel.smaps import MappingInfo, mapping_info, present_pages
-from dksmfs.kernel.vma import Kind, Prot, parse_prot
+from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
+from dksmfs.kernel.memory.entries import HugePage, Part, Run
+from dksmfs.kernel.memory.page_cache import File
+from dksmfs.kernel.memory.vma import Kind, Prot, parse_prot
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
 """The advices by the name that people write."""

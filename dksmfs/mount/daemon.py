@@ -23,9 +23,9 @@ from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
 from dksmfs.errors import DksmfsError
 from dksmfs.instances import DKSM_BELOW_SYS, Instance, claimed
-from dksmfs.kernel.dksm_attrs import dksm_tree, sys_tree
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.sysfs import Attribute, Directory
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory
+from dksmfs.kernel.sysfs.tables import dksm_tree, sys_tree
 from dksmfs.mount.leftovers import detach, remove_directories
 from dksmfs.mount.listening import listening
 from dksmfs.mount.loop import Attend, answer_requests, fuse_descriptors

@@ -17,7 +17,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT
 
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.sysfs import ATTRIBUTE_SIZE, Attribute, Directory, Node, name_hash
+from dksmfs.kernel.sysfs.attribute import ATTRIBUTE_SIZE, Attribute, Directory, Node, name_hash
 
 LAST_OFFSET = 0x7FFFFFFF
 """Both the offset behind the last entry of a directory and the largest file offset of sysfs

@@ -15,7 +15,7 @@ from pyfuse3 import FileHandleT, RequestContext
 
 from dksmfs.injection import DIRECTORY, MAX_FAULTS, Fault, Kind, Operation
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.sysfs import Attribute
+from dksmfs.kernel.sysfs.attribute import Attribute
 from dksmfs.mount.access_log import NOBODY, AccessLog, Who, is_killed
 from dksmfs.mount.inodes import Inode
 from dksmfs.mount.open_files import OpenFile

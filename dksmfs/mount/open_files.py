@@ -8,7 +8,7 @@ at offset 0, makes the text afresh.
 
 import select
 
-from dksmfs.kernel.sysfs import Attribute
+from dksmfs.kernel.sysfs.attribute import Attribute
 
 _READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
 _CHANGED = select.POLLERR | select.POLLPRI

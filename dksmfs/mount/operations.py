@@ -38,7 +38,7 @@ from pyfuse3 import (
 )
 
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.sysfs import Attribute, Directory
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory
 from dksmfs.mount.inodes import LAST_OFFSET, Inode, inode_table
 from dksmfs.mount.interference import INODE_MASK, Interference
 from dksmfs.mount.open_files import OpenFile

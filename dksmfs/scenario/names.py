@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from dksmfs.control import messages as m
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 from dksmfs.scenario import recording as r
 
 

@@ -22,7 +22,7 @@ from dksmfs.control.limits import ThpMode
 from dksmfs.control.wire import ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.sysfs import Attribute
+from dksmfs.kernel.sysfs.attribute import Attribute
 from dksmfs.scenario import recording as r
 from dksmfs.scenario import views
 from dksmfs.scenario.names import Names

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from dksmfs.control import messages as m
 from dksmfs.kernel.machine import ADVICE
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 from dksmfs.scenario import recording as r
 from dksmfs.scenario.names import Names
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict
 
 from dksmfs.control import messages as m
 from dksmfs.control.job import Memory
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 from dksmfs.scenario import recording as r
 from dksmfs.scenario.names import Names, Proc, Region, vpn_of
 from dksmfs.scenario.requests import DATA_PREFIX

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from dksmfs.control import messages as m
 from dksmfs.control.content import carried_if_any
 from dksmfs.control.dispatch import Dispatcher
-from dksmfs.kernel.dksm_attrs import dksm_tree
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.sysfs.tables import dksm_tree
 
 R = TypeVar("R")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dksmfs.control import messages as m
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 from dksmfs.scenario.names import Names, Proc, Region
 from dksmfs.scenario.targets import Target
 

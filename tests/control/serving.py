@@ -16,8 +16,8 @@ import trio
 from dksmfs.control.attendant import attending, epoll_of_trio
 from dksmfs.control.messages import Hello
 from dksmfs.control.server import serve_control
-from dksmfs.kernel.dksm_attrs import dksm_tree
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.sysfs.tables import dksm_tree
 
 HELLO = Hello(version="0.1.0", mountpoint="/somewhere/dksm", pid=1234)
 PAGE = 4096

@@ -13,9 +13,9 @@ from dksmfs.control.job import Caller, Memory
 from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.control.messages import METHODS, Carried
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
-from dksmfs.kernel.dksm_attrs import dksm_tree
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.sysfs.tables import dksm_tree
 
 PAGE = 4096
 PID, AT = 1, 0x10000

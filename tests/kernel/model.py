@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dksmfs.kernel.content import Content
+from dksmfs.kernel.calls.smaps import MappingInfo
+from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, PageInfo
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.smaps import MappingInfo
+from dksmfs.kernel.units import PAGE_SIZE
 from tests.kernel import model_faults as faults
 from tests.kernel.model_dksm import ModelDksm
 from tests.kernel.model_memory import AREA, File, Frame, Huge, Mapping, Mm, Pte

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dksmfs.kernel.content import Content
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.units import PAGE_SIZE
 
 AREA = 512  # pages of a 2 MiB area, which is what a page table maps
 

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any, Final, cast
 
 from dksmfs.control import messages as m
-from dksmfs.kernel.content import parse_content
-from dksmfs.kernel.dksm_attrs import dksm_tree
+from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.sysfs import Attribute
+from dksmfs.kernel.sysfs.attribute import Attribute
+from dksmfs.kernel.sysfs.tables import dksm_tree
 from tests.kernel.model import Model
 
 

@@ -12,10 +12,12 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dksmfs.kernel.content import Content, StoredContent, parse_content
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 from tests.kernel.conftest import programs_profile
 from tests.kernel.model import Model
 

@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
-from dksmfs.kernel.batch import Decision, Outcome
-from dksmfs.kernel.content import Content, StoredContent, parse_content
-from dksmfs.kernel.frame_contents import FrameContents
+from dksmfs.kernel.content.checksums import Checksums
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.dksm.batches import Decision, Outcome
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums
-from dksmfs.kernel.work import Work
+from dksmfs.kernel.memory.frame_contents import FrameContents
+from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import PAGE_SIZE
 from tests.kernel.conftest import programs_profile
 
 AT = 0x10_0000_0000 + 500 * PAGE_SIZE  # near the end of a 2 MiB area
@@ -37,22 +40,25 @@ def stored(parts: list[tuple[int, int, bool]], changed: int, *, stable: bool) ->
     return StoredContent(memoryview(bytearray(pages.tobytes())), stable=stable)
 
 
-contents = st.one_of(
-    st.builds(
-        stored, st.lists(runs, min_size=1, max_size=6), st.integers(0, 600), stable=st.booleans()
-    ),
-    st.sampled_from(["zero", "const:1", "index:0", "index:7", "seed:1"]).map(parse_content),
+Program = list[tuple[str, Content, int, int]]
+
+
+def stored_contents(most_runs: int) -> st.SearchStrategy[Content]:
+    parts = st.lists(runs, min_size=1, max_size=most_runs)
+    return st.builds(stored, parts, st.integers(0, 600), stable=st.booleans())
+
+
+described_contents = st.sampled_from(["zero", "const:1", "index:0", "index:7", "seed:1"]).map(
+    parse_content
 )
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(["map", "map", "again", "again", "part", "fork", "write", "exit"]),
-        contents,
-        st.integers(0, 7),
-        st.integers(0, 400),
-    ),
-    min_size=2,
-    max_size=12,
-)
+contents = stored_contents(6) | described_contents
+small_contents = stored_contents(2)
+
+
+def steps_of(content: st.SearchStrategy[Content], most: int) -> st.SearchStrategy[Program]:
+    kinds = st.sampled_from(["map", "map", "again", "again", "part", "fork", "write", "exit"])
+    step = st.tuples(kinds, content, st.integers(0, 7), st.integers(0, 400))
+    return st.lists(step, min_size=2, max_size=most)
 
 
 @contextmanager
@@ -73,12 +79,12 @@ def page_by_page() -> Iterator[None]:
         patch.object(Decision, "first_outcome", nothing),
         patch.object(Decision, "outcome", nothing),
         patch.object(FrameContents, "examine", hashed),
-        patch("dksmfs.kernel.dksm.Again.merge", lambda *_: 0),
+        patch("dksmfs.kernel.dksm.engine.Again.merge", lambda *_: 0),
     ):
         yield
 
 
-def run(machine: Machine, program: list[tuple[str, Content, int, int]]) -> Iterator[object]:
+def run(machine: Machine, program: Program) -> Iterator[object]:
     """What can be seen after each step."""
     machine.dksm.set_run(1)
     regions: list[tuple[int, int]] = []  # process and size
@@ -121,12 +127,21 @@ def sharing(machine: Machine, regions: list[tuple[int, int]]) -> list[int]:
     return [numbers[pfn] for pfn in frames]
 
 
-@settings(programs_profile(), max_examples=60)
-@given(steps, st.sampled_from([32, 32, 3]))
-def test_many_pages_at_once(
-    program: list[tuple[str, Content, int, int]], checksum_bits: int
-) -> None:
-    with patch("dksmfs.kernel.frame_contents._FIRST_PAGES", 8):
+@settings(programs_profile(), max_examples=40)
+@given(steps_of(contents, most=12))
+def test_many_pages_at_once(program: Program) -> None:
+    compare_with_page_by_page(program, checksum_bits=32)
+
+
+@settings(programs_profile(), max_examples=20)
+@given(steps_of(small_contents, most=8))
+def test_many_pages_that_collide(program: Program) -> None:
+    """There are eight checksums: each chain is looked through for each page, so there are fewer."""
+    compare_with_page_by_page(program, checksum_bits=3)
+
+
+def compare_with_page_by_page(program: Program, checksum_bits: int) -> None:
+    with patch("dksmfs.kernel.memory.frame_contents._FIRST_PAGES", 8):
         seen = list(run(Machine("never", checksum_bits=checksum_bits), program))
     with page_by_page():
         assert seen == list(run(Machine("never", checksum_bits=checksum_bits), program))
@@ -139,7 +154,7 @@ def test_copies_in_a_row_that_end() -> None:
     program = [
         ("map", counted(values), 0, 0) for values in (numbers, numbers, changed, numbers + 300)
     ]
-    with patch("dksmfs.kernel.frame_contents._FIRST_PAGES", 100):
+    with patch("dksmfs.kernel.memory.frame_contents._FIRST_PAGES", 100):
         seen = list(run(Machine("never"), program))
     assert seen[0::2] == [
         (300, 0, 0, 300),

@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
-from dksmfs.kernel.computed_pages import checksums_by_first_word, checksums_by_last_words
-from dksmfs.kernel.content import Content, StoredContent, parse_content
-from dksmfs.kernel.page_bytes import PAGE_SIZE, checksum_rows, equal_pages
-from dksmfs.kernel.work import finished
+from dksmfs.kernel.content.checksums import checksum_rows
+from dksmfs.kernel.content.comparison import equal_pages
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.formulas import checksums_by_first_word, checksums_by_last_words
+from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.pausing import finished
+from dksmfs.kernel.units import PAGE_SIZE
 
 MASK = (1 << 64) - 1
 TAIL = b"tail"

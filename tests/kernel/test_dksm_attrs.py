@@ -2,9 +2,9 @@
 
 import pytest
 
-from dksmfs.kernel.dksm_attrs import dksm_tree, sys_tree
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.sysfs import Attribute, Directory
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory
+from dksmfs.kernel.sysfs.tables import dksm_tree, sys_tree
 
 
 def attribute(tree: Directory, path: str) -> Attribute:

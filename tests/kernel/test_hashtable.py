@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dksmfs.kernel.hashtable import NO_SLOT, Hashtable
+from dksmfs.kernel.dksm.table import NO_SLOT, Hashtable
 from tests.kernel.conftest import programs_profile
 
 GOLDEN_RATIO_32 = 0x61C88647

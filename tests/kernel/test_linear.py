@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dksmfs.kernel.linear import LinearColumn, Numbers, compact, numbers
-from dksmfs.kernel.vacancies import Vacancies
+from dksmfs.kernel.memory.vacancies import Vacancies
 
 LENGTH: Final = 2048
 

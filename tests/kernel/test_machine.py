@@ -5,10 +5,11 @@ import weakref
 
 import pytest
 
-from dksmfs.kernel.content import StoredContent, parse_content
+from dksmfs.kernel.content.described import parse_content
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import AccessFault
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.page_bytes import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE
 
 AT = 0x10_0000_0000  # starts a 2 MiB area
 MERGEABLE = ADVICE["mergeable"]

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dksmfs.kernel.frames import HUGE_PAGES
 from dksmfs.kernel.linear import Selection, numbers
-from dksmfs.kernel.page_tables import PageTables
-from dksmfs.kernel.paging import PageTable, Run
+from dksmfs.kernel.memory.entries import PageTable, Run
+from dksmfs.kernel.memory.page_tables import PageTables
+from dksmfs.kernel.units import HUGE_PAGES
 
 PAGES = 4 * HUGE_PAGES
 NEAR = [0, 1, 7, 511, 512, 513, 600, 1023, 1024, 1030, 1500, 2047, 2048]

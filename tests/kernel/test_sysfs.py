@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dksmfs.kernel.sysfs import (
+from dksmfs.kernel.sysfs.attribute import (
     Attribute,
     Directory,
     kstrtouint,

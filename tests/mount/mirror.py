@@ -15,9 +15,9 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from dksmfs.kernel import sysfs
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.sysfs import Attribute, Directory, Node
+from dksmfs.kernel.sysfs import attribute as sysfs
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory, Node
 from dksmfs.mount.operations import MOUNT_OPTIONS, SysfsOperations
 
 Parse = Callable[[bytes], str]

@@ -6,7 +6,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dksmfs.kernel.sysfs import Attribute
+from dksmfs.kernel.sysfs.attribute import Attribute
 from dksmfs.mount.open_files import OpenFile
 
 

@@ -20,8 +20,8 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from dksmfs.kernel.dksm_attrs import dksm_tree
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.sysfs.tables import dksm_tree
 from dksmfs.mount.operations import SysfsOperations
 
 T = TypeVar("T")

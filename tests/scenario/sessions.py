@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 from dksmfs.control import messages as m
 from dksmfs.control.dispatch import Dispatcher
 from dksmfs.control.job import Caller, Memory
-from dksmfs.kernel.dksm_attrs import sys_tree
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.sysfs import Attribute, Directory
+from dksmfs.kernel.sysfs.attribute import Attribute, Directory
+from dksmfs.kernel.sysfs.tables import sys_tree
 from dksmfs.scenario import recording as r
 from dksmfs.scenario.record import SessionRecorder
 from dksmfs.scenario.recording import Scenario

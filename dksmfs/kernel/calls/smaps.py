@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dksmfs.kernel.frames import HUGE_PAGES
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.page_tables import PageTables
-from dksmfs.kernel.paging import HugePage
-from dksmfs.kernel.vma import Kind, Vma, prot_text
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.entries import HugePage
+from dksmfs.kernel.memory.page_tables import PageTables
+from dksmfs.kernel.memory.vma import Kind, Vma, prot_text
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 _PSS_SHIFT = 12  # fixed-point bits of the kernel's proportional sizes
 _PAGE_KB = PAGE_SIZE // 1024

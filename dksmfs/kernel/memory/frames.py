@@ -14,19 +14,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import ZeroContent
+from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.frame_contents import FrameContents
-from dksmfs.kernel.frame_table import ANONYMOUS, CACHED, COMPOUND, MANY, FrameTable
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.vacancies import Vacancies
+from dksmfs.kernel.memory.frame_contents import FrameContents
+from dksmfs.kernel.memory.frame_table import ANONYMOUS, CACHED, COMPOUND, MANY, FrameTable
+from dksmfs.kernel.memory.vacancies import Vacancies
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 Pfns = Numbers
 Mask = npt.NDArray[np.bool_]
-
-ZERO_PFN: Final = 0
-HUGE_PAGES: Final = 512  # pages of a huge (compound) page, entries of a page table
 
 FRAME_LIMIT: Final = (1 << 28) + HUGE_PAGES
 """Frames of a machine: 1 TiB of memory beside the zero page. Its books take 1.3 GiB of ours where

@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN
 from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
-from dksmfs.kernel.paging import Flags, HugePage, PageTable, Part, Run, span_of, spans
+from dksmfs.kernel.memory.entries import Flags, HugePage, PageTable, Part, Run, span_of, spans
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
 _EVERYTHING: Final = 1 << 40  # more areas than there are

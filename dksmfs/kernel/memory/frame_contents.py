@@ -6,14 +6,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import Content, Indices, StoredContent, ZeroContent
-from dksmfs.kernel.contents import Contents
+from dksmfs.kernel.content.checksums import Checksums, Rows
+from dksmfs.kernel.content.comparison import equal_pages
+from dksmfs.kernel.content.content import Content, Indices
+from dksmfs.kernel.content.described import ZeroContent
+from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.frame_table import HASHED, FrameTable
-from dksmfs.kernel.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
-from dksmfs.kernel.page_bytes import PAGE_SIZE, Checksums, Rows, equal_pages
-from dksmfs.kernel.work import Work, finished
+from dksmfs.kernel.memory.content_table import Contents
+from dksmfs.kernel.memory.frame_table import HASHED, FrameTable
+from dksmfs.kernel.memory.hints import NO_HINT, Fingerprints, Hints
+from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.units import PAGE_SIZE
 
 Pfns = Numbers  # page frame numbers
 Mask = npt.NDArray[np.bool_]

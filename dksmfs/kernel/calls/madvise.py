@@ -4,11 +4,11 @@ import errno
 from collections.abc import Iterator
 from enum import IntEnum
 
+from dksmfs.kernel.calls.mapping import check_boundaries
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.mmap import check_boundaries
-from dksmfs.kernel.page_bytes import PAGE_SIZE
-from dksmfs.kernel.vma import Kind, Vma, VmaFlag
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.vma import Kind, Vma, VmaFlag
+from dksmfs.kernel.units import PAGE_SIZE
 
 _ADDRESSES = 1 << 64
 

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN, Pfns, home
 from dksmfs.kernel.linear import numbers
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.pagecache import NO_PAGE, File
-from dksmfs.kernel.paging import (
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.entries import (
     ACCESSED,
     DIRTY,
     PRESENT,
@@ -25,7 +23,10 @@ from dksmfs.kernel.paging import (
     Span,
     spans,
 )
-from dksmfs.kernel.vma import Kind, Prot, Vma
+from dksmfs.kernel.memory.frames import Pfns, home
+from dksmfs.kernel.memory.page_cache import NO_PAGE, File
+from dksmfs.kernel.memory.vma import Kind, Prot, Vma
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 _FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB
 

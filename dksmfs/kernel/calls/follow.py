@@ -12,14 +12,14 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel import faults
-from dksmfs.kernel import mmap as calls
-from dksmfs.kernel.content import Content, Indices
-from dksmfs.kernel.frames import Pfns
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import PROTNONE, WRITE, PageTable, Run, Span, spans
-from dksmfs.kernel.vma import Kind, Prot, Vma, VmaFlag
+from dksmfs.kernel.calls import faults
+from dksmfs.kernel.calls import mapping as calls
+from dksmfs.kernel.content.content import Content, Indices
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.entries import PROTNONE, WRITE, PageTable, Run, Span, spans
+from dksmfs.kernel.memory.frames import Pfns
+from dksmfs.kernel.memory.page_cache import File
+from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaFlag
 
 Mask = npt.NDArray[np.bool_]
 States = npt.NDArray[np.uint8]  # a State for each page

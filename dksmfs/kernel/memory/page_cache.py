@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dksmfs.kernel.content import Content
-from dksmfs.kernel.frames import Frames, Pfns
+from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.linear import numbers
+from dksmfs.kernel.memory.frames import Frames, Pfns
 
 NO_PAGE = -1
 

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from dksmfs.kernel.content.checksums import Checksums
 from dksmfs.kernel.linear import Numbers
-from dksmfs.kernel.page_bytes import Checksums
 
 HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size shows
 NO_SLOT: Final = -1

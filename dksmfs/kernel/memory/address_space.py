@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN, Frames, Pfns
-from dksmfs.kernel.page_tables import PageTables
-from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import PRESENT, HugePage, PageTable, Run
-from dksmfs.kernel.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
+from dksmfs.kernel.memory.entries import PRESENT, HugePage, PageTable, Run
+from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.memory.page_cache import File
+from dksmfs.kernel.memory.page_tables import PageTables
+from dksmfs.kernel.memory.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 
 class Thp(Enum):

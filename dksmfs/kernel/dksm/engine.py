@@ -28,16 +28,17 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.again import Again, Version, origin_of
-from dksmfs.kernel.batch import MERGED, Batch, Decision, Outcome
+from dksmfs.kernel.content.checksums import Checksums
+from dksmfs.kernel.dksm.batches import MERGED, Batch, Decision, Outcome
+from dksmfs.kernel.dksm.known_merges import Again, Version, origin_of
+from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.frames import HUGE_PAGES, Pfns, home_pgoff
-from dksmfs.kernel.hashtable import HASHTABLE_SIZE, Hashtable
 from dksmfs.kernel.linear import Numbers, compact
-from dksmfs.kernel.mm import AddressSpace, Memory
-from dksmfs.kernel.page_bytes import Checksums
-from dksmfs.kernel.paging import PRESENT, PROTNONE, Flags
-from dksmfs.kernel.vma import Kind, Vma
+from dksmfs.kernel.memory.address_space import AddressSpace, Memory
+from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Flags
+from dksmfs.kernel.memory.frames import Pfns, home_pgoff
+from dksmfs.kernel.memory.vma import Kind, Vma
+from dksmfs.kernel.units import HUGE_PAGES
 
 BATCH_PAGES: Final = 64 * HUGE_PAGES
 """Pages that are decided on together."""

@@ -9,12 +9,12 @@ for counting who maps each frame.
 
 from dataclasses import dataclass
 
-from dksmfs.kernel.batch import MERGED
-from dksmfs.kernel.frames import home
+from dksmfs.kernel.dksm.batches import MERGED
 from dksmfs.kernel.linear import Numbers, compact
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.paging import PRESENT, PROTNONE, Run
-from dksmfs.kernel.vma import Vma
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Run
+from dksmfs.kernel.memory.frames import home
+from dksmfs.kernel.memory.vma import Vma
 
 Version = tuple[int, int, int]
 Origin = tuple[int, int]  # the number of a content, and a page in it

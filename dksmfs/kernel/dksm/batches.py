@@ -23,12 +23,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.frames import Frames, Pfns, home
-from dksmfs.kernel.hashtable import NO_SLOT, Hashtable
+from dksmfs.kernel.content.checksums import Checksums
+from dksmfs.kernel.dksm.table import NO_SLOT, Hashtable
 from dksmfs.kernel.linear import Numbers
-from dksmfs.kernel.page_bytes import Checksums
-from dksmfs.kernel.paging import ACCESSED, PRESENT, Flags
-from dksmfs.kernel.vma import Vma
+from dksmfs.kernel.memory.entries import ACCESSED, PRESENT, Flags
+from dksmfs.kernel.memory.frames import Frames, Pfns, home
+from dksmfs.kernel.memory.vma import Vma
 
 MERGED: Final = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean
 

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.frame_table import HASHED, FrameTable
 from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.memory.frame_table import HASHED, FrameTable
 
 NO_HINT: Final = 0  # the zero page, which is never hashed
 

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN
 from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 # Bits of an entry. An absent page has none of them.
 PRESENT: Final = 1

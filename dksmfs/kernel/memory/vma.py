@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Final
 
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.pagecache import File
+from dksmfs.kernel.memory.page_cache import File
 
 MAX_MAP_COUNT = 65530
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.sysfs import (
+from dksmfs.kernel.sysfs.attribute import (
     Attribute,
     Directory,
     kstrtouint,

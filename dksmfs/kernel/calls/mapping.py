@@ -10,12 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dksmfs.kernel import faults
+from dksmfs.kernel.calls import faults
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.frames import HUGE_PAGES, ZERO_PFN
-from dksmfs.kernel.mm import AddressSpace
-from dksmfs.kernel.pagecache import File
-from dksmfs.kernel.paging import (
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.entries import (
     ACCESSED,
     PRESENT,
     PROTNONE,
@@ -25,7 +23,9 @@ from dksmfs.kernel.paging import (
     PageTable,
     Run,
 )
-from dksmfs.kernel.vma import AnonVma, Kind, Prot, Vma, VmaFlag
+from dksmfs.kernel.memory.page_cache import File
+from dksmfs.kernel.memory.vma import AnonVma, Kind, Prot, Vma, VmaFlag
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 TASK_PAGES = 0x7FFFFFFFF  # user addresses end at 2**47 - 4096 (TASK_SIZE of x86-64)
 _MMAP_BASE = 0x7FFFF7FFF  # where mmap places the first mapping; real ones are random below this

@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content import Content, ZeroContent
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.described import ZeroContent
 
 ZERO_CONTENT: Final = 0
 """The number of the zero content, which is never dropped."""

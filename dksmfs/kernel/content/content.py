@@ -1,0 +1,53 @@
+"""What the bytes of a page are, stored or only described.
+
+A content is a sequence of 4096-byte pages, numbered from 0. Frames refer to a page of a content
+(see `memory.frame_contents`), so a gibibyte of described pages costs no memory, and copying a page
+copies a reference. A content never changes, with one exception: memory that a client shares with
+the machine (`StoredContent(..., stable=False)`) may change at any time.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_rows
+from dksmfs.kernel.content.comparison import Addresses
+from dksmfs.kernel.linear import Selection, numbers
+
+_ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages for them
+
+Indices = npt.NDArray[np.int64]  # page numbers within a content
+
+
+class Content(ABC):
+    """A sequence of pages."""
+
+    stable: bool = True
+    """False if the bytes may change behind the machine's back."""
+
+    uniform: bool = False
+    """Whether all pages are known to be alike."""
+
+    quick: bool = False
+    """Whether checksums take next to nothing: 100 ns a page at the most."""
+
+    held_bytes: int = 0
+    """What it takes of our own memory; memory that a client shares does not count."""
+
+    @abstractmethod
+    def rows(self, indices: Indices) -> Rows:
+        """The bytes of the pages at `indices`, a row each. Not to be written to."""
+
+    def addresses(self, indices: Indices) -> Addresses:
+        """Where the pages at `indices` are in memory; 0 for those that are not stored as such."""
+        return np.zeros(len(indices), np.int64)
+
+    def checksums(self, indices: Selection) -> Checksums:
+        """The checksums of the pages at `indices`."""
+        checksums = np.empty(len(indices), np.uint32)
+        for start in range(0, len(indices), _ROWS_AT_ONCE):
+            here = slice(start, start + _ROWS_AT_ONCE)
+            checksums[here] = checksum_rows(self.rows(numbers(indices[here])))
+        return checksums

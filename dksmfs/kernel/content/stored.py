@@ -1,0 +1,129 @@
+"""Pages whose bytes are stored: written by a client, or shared with it."""
+
+from typing import Final
+
+import numpy as np
+
+from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_adjacent, checksum_each
+from dksmfs.kernel.content.comparison import Addresses, Words, equal_bytes, fingerprint_rows
+from dksmfs.kernel.content.content import Content, Indices
+from dksmfs.kernel.linear import Selection, compact, numbers
+from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import PAGE_SIZE
+
+_RUN_PAGES: Final = (512, 64)  # equal pages in a row that are looked for
+_RUN_PROBES: Final = 4  # that must look alike before all are compared
+_ZERO_PAGES: Final = 64  # zeros in a row that are looked for in memory that may change
+_ZEROS: Final = np.zeros(_ZERO_PAGES * PAGE_SIZE, np.uint8)  # never written: takes no memory
+
+
+class StoredContent(Content):
+    """Bytes held by `buffer`; the last page is filled up with zeros.
+
+    `stable` is False for memory that somebody else may go on writing.
+    """
+
+    def __init__(self, buffer: bytes | bytearray | memoryview, *, stable: bool = True) -> None:
+        self._bytes = np.frombuffer(buffer, np.uint8)
+        self._whole = len(self._bytes) // PAGE_SIZE
+        self._rows = self._bytes[: self._whole * PAGE_SIZE].reshape(self._whole, PAGE_SIZE)
+        self._memory = self._bytes.data
+        self._address = self._bytes.ctypes.data
+        self.stable = stable
+        self.held_bytes = 0 if isinstance(buffer, memoryview) else len(buffer)
+
+    @property
+    def page_count(self) -> int:
+        """Pages, a partial one at the end included."""
+        return -(-len(self._bytes) // PAGE_SIZE)
+
+    def rows(self, indices: Indices) -> Rows:
+        adjacent = self._adjacent(indices)
+        if adjacent is not None:
+            return self._rows[adjacent]  # a view: nothing is copied
+        rows = np.zeros((len(indices), PAGE_SIZE), np.uint8)
+        whole = indices < self._whole
+        rows[whole] = self._rows[indices[whole]]
+        tail = self._bytes[self._whole * PAGE_SIZE :]
+        rows[~whole, : len(tail)] = tail
+        return rows
+
+    def _adjacent(self, indices: Selection) -> slice | None:
+        """The pages as a slice, if they follow each other and are whole."""
+        if not len(indices) or indices[-1] >= self._whole:
+            return None
+        adjacent = compact(indices)
+        return slice(adjacent.start, adjacent.stop) if isinstance(adjacent, range) else None
+
+    def checksums(self, indices: Selection) -> Checksums:
+        adjacent = self._adjacent(indices)
+        if adjacent is not None:
+            size = slice(adjacent.start * PAGE_SIZE, adjacent.stop * PAGE_SIZE)
+            return checksum_adjacent(self._memory[size])
+        pages = numbers(indices)
+        if (pages >= self._whole).any():
+            return super().checksums(pages)
+        rows = map(self._rows.__getitem__, pages.tolist())
+        return checksum_each(rows)
+
+    def repetitions(self, indices: Selection) -> Work[Indices | None]:
+        """For each page the position, in `indices`, of an earlier one that is proven to have the
+        same bytes, or its own; None if none was found.
+
+        What is found are runs of equal pages, zeros above all: they are compared with themselves,
+        shifted by a page, which looks at half the memory that comparing with others does.
+        """
+        adjacent = self._adjacent(indices)
+        if adjacent is None:
+            return None
+        earlier, found = np.arange(len(indices)), False
+        for pages in _RUN_PAGES:
+            if len(indices) < pages:
+                continue
+            starts = np.arange(0, len(indices) - pages + 1, pages)
+            starts = starts[earlier[starts + 1] == starts + 1]  # where nothing was found yet
+            same = yield from self._runs_of_equals(adjacent.start, starts, pages)
+            found |= len(same) > 0
+            earlier[same[:, None] + np.arange(pages)] = same[:, None]
+        return earlier if found else None
+
+    def _runs_of_equals(self, first: int, starts: Indices, pages: int) -> Work[Indices]:
+        """Those of the `starts`, counted from page `first`, where so many equal pages begin."""
+        probes = np.arange(0, pages, pages // _RUN_PROBES)
+        words = self._rows.view(np.uint64)[first + starts[:, None] + probes, 0]
+        likely = starts[(words == words[:, :1]).all(axis=1)]
+        begin = self._address + (first + likely) * PAGE_SIZE
+        sizes = np.full(len(likely), (pages - 1) * PAGE_SIZE)
+        same = yield from equal_bytes(begin, begin + PAGE_SIZE, sizes)
+        runs: Indices = likely[same]
+        return runs
+
+    def runs_of_zeros(self, indices: Selection) -> Work[Indices]:
+        """The positions, in `indices`, of pages that are zeros and stand in whole runs of them."""
+        adjacent = self._adjacent(indices)
+        if adjacent is None:
+            return np.empty(0, np.int64)
+        starts = np.arange(0, len(indices) - _ZERO_PAGES + 1, _ZERO_PAGES)
+        likely = starts[self._rows.view(np.uint64)[adjacent.start + starts, 0] == 0]
+        begin = self._address + (adjacent.start + likely) * PAGE_SIZE
+        zeros = np.full(len(likely), _ZEROS.ctypes.data)
+        same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ZEROS)))
+        runs: Indices = likely[same][:, None] + np.arange(_ZERO_PAGES)
+        return runs.reshape(-1)
+
+    def fingerprints(self, chosen: Selection) -> Words:
+        """A number that pages with equal bytes share, from a few words of each."""
+        adjacent = self._adjacent(chosen)
+        if adjacent is not None:
+            return fingerprint_rows(self._rows[adjacent])
+        indices = numbers(chosen)
+        whole = indices < self._whole
+        if whole.all():
+            return fingerprint_rows(self._rows, indices)
+        fingerprints = np.empty(len(indices), np.uint64)
+        fingerprints[whole] = fingerprint_rows(self._rows, indices[whole])
+        fingerprints[~whole] = fingerprint_rows(self.rows(indices[~whole]))
+        return fingerprints
+
+    def addresses(self, indices: Indices) -> Addresses:
+        return np.where(indices < self._whole, self._address + indices * PAGE_SIZE, 0)
