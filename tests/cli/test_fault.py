@@ -10,6 +10,8 @@ import pytest
 
 from tests.cli.command_line import CommandLine
 
+pytestmark = pytest.mark.mounted
+
 EXPECTED = """\
 pages_merged  read: EIO, every 2 uses, 3 times
 run  write: EBUSY

@@ -43,6 +43,6 @@ def in_child(work):
 
 def run_python(dksmfs: CommandLine, program: str, *options: str) -> list[Any]:
     """Run a Python program with DKSM on; returns what it printed, a JSON value a line."""
-    command = [sys.executable, "-c", PRELUDE + "\nimport json\n" + program]
+    command = [sys.executable, "-u", "-c", PRELUDE + "\nimport json\n" + program]
     said = dksmfs.succeed("run", "--on", "--thp", "never", *options, "--", *command)
     return [json.loads(line) for line in said.splitlines()]
