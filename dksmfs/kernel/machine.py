@@ -337,9 +337,9 @@ class Machine:
         frames = self.memory.frames
         pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
         present = pfns[flags != 0]
-        rows = frames.contents.rows(present)
+        rows, checksums = frames.contents.looked_at(present)
         words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
-        known = iter(zip(words, frames.contents.checksums(present).tolist(), strict=True))
+        known = iter(zip(words, checksums.tolist(), strict=True))
         return [next(known) if flag else None for flag in flags.tolist()]
 
     def smaps(self, pid: int) -> list[MappingInfo]:

@@ -173,6 +173,60 @@ def test_what_is_written_during_an_advertisement_is_never_found_of_other_pages(f
     assert pauses > 3
 
 
+def test_zeros_merge_with_zeros_though_the_first_of_them_is_written_meanwhile() -> None:
+    """Whatever the pause, a page that nobody wrote merges with no page that it never was like."""
+    pause, pauses = 0, 1
+    while pause < pauses:
+        machine = Machine("never")
+        machine.dksm.set_run(1)
+        zeros, pid = machine.spawn("zeros"), machine.spawn("changing")
+        machine.mmap(zeros, PAGE_SIZE, address=AT, content=parse_content("zero"))
+        machine.madvise(zeros, AT, PAGE_SIZE, MERGEABLE)
+        memory = bytearray(128 * PAGE_SIZE)
+        content = StoredContent(memory, stable=False)
+        machine.mmap(pid, len(memory), address=AT, content=content)
+        pauses = 0
+        for _ in machine.madvise_slices(pid, AT, len(memory), MERGEABLE):
+            if pauses == pause:
+                memory[0] = 1
+            pauses += 1
+        rest = machine.pagemap(pid, AT + PAGE_SIZE, 127 * PAGE_SIZE)
+        [shared] = machine.pagemap(zeros, AT, PAGE_SIZE)
+        assert {page.pfn for page in rest} == {shared.pfn}
+        pause += 1
+    assert pauses > 3
+
+
+def test_a_look_changes_nothing_that_an_advertisement_knows() -> None:
+    """The counters and frames after an advertisement with looks in all its pauses, and without."""
+    pages = [bytes([number % 50]) * PAGE_SIZE for number in range(200)]
+
+    def advertised(*, looking: bool) -> object:
+        machine = Machine("never")
+        machine.dksm.set_run(1)
+        pids = [machine.spawn("a"), machine.spawn("b")]
+        for pid in pids:
+            machine.mmap(pid, 200 * PAGE_SIZE, address=AT, content=StoredContent(b"".join(pages)))
+        machine.madvise(pids[0], AT, 100 * PAGE_SIZE, MERGEABLE)
+        for _ in machine.madvise_slices(pids[1], AT, 200 * PAGE_SIZE, MERGEABLE):
+            before = vars(machine.memory.frames._table)["flags"].tobytes()
+            if looking:
+                seen = machine.page_contents(pids[0], AT, 200 * PAGE_SIZE)
+                assert [page and page[0] for page in seen] == [
+                    int.from_bytes(page[:8], "little") for page in pages
+                ]
+            assert vars(machine.memory.frames._table)["flags"].tobytes() == before
+        frames = [page.pfn for pid in pids for page in machine.pagemap(pid, AT, 200 * PAGE_SIZE)]
+        return vars(machine.dksm)["pages_merged"], machine.dksm.hashtable_entries, frames
+
+    assert advertised(looking=True) == advertised(looking=False)
+
+
+def test_content_that_is_shorter_than_its_mapping_ends_in_zeros(machine: Machine, pid: int) -> None:
+    machine.mmap(pid, 3 * PAGE_SIZE, address=AT, content=StoredContent(b"short"))
+    assert machine.read(pid, AT, 3 * PAGE_SIZE) == b"short".ljust(3 * PAGE_SIZE, b"\0")
+
+
 def test_read_of_a_file_maps_sixteen_pages(machine: Machine, pid: int) -> None:
     machine.mkfile("f", 40, parse_content("index:1"))
     machine.mmap(pid, 40 * PAGE_SIZE, address=AT, kind="file-private", file="f")

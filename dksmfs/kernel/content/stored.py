@@ -18,7 +18,7 @@ _ZEROS: Final = np.zeros(_ZERO_PAGES * PAGE_SIZE, np.uint8)  # never written: ta
 
 
 class StoredContent(Content):
-    """Bytes held by `buffer`; the last page is filled up with zeros.
+    """Bytes held by `buffer`, with zeros behind them.
 
     `stable` is False for memory that somebody else may go on writing.
     """
@@ -45,7 +45,7 @@ class StoredContent(Content):
         whole = indices < self._whole
         rows[whole] = self._rows[indices[whole]]
         tail = self._bytes[self._whole * PAGE_SIZE :]
-        rows[~whole, : len(tail)] = tail
+        rows[indices == self._whole, : len(tail)] = tail
         return rows
 
     def _adjacent(self, indices: Selection) -> slice | None:

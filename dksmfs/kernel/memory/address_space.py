@@ -60,7 +60,7 @@ class AddressSpace:
         """
         if not vma.start <= area * HUGE_PAGES <= vma.end - HUGE_PAGES:
             return False
-        return self.frames.room >= HUGE_PAGES and self.huge_possible(vma)
+        return self.frames.has_huge_page and self.huge_possible(vma)
 
     def huge_possible(self, vma: Vma) -> bool:
         """Whether a mapping may have huge pages, where there is room for them."""
@@ -120,13 +120,13 @@ class AddressSpace:
         if run.step:
             self.frames.get(run.frames)
         elif run.pfn != ZERO_PFN:
-            self.frames.get_often(run.pfn, run.pages)
+            self.frames.add_mappings(run.pfn, run.pages)
 
     def _zap_run(self, run: Run) -> None:
         if run.step:
             self.frames.put(run.frames)
         elif run.pfn != ZERO_PFN:
-            self.frames.put_often(run.pfn, run.pages)
+            self.frames.drop_mappings(run.pfn, run.pages)
         run.pfn, run.step, run.flags = ZERO_PFN, 0, 0
 
     def remove(self, vmas: list[Vma]) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.checksums import Checksums, Rows
+from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_rows
 from dksmfs.kernel.content.comparison import equal_pages
 from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.content.described import ZeroContent
@@ -17,7 +17,7 @@ from dksmfs.kernel.memory.content_table import Contents
 from dksmfs.kernel.memory.frame_table import HASHED, FrameTable
 from dksmfs.kernel.memory.hints import NO_HINT, Fingerprints, Hints
 from dksmfs.kernel.pausing import Work, finished
-from dksmfs.kernel.units import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE, ZERO_PFN
 
 Pfns = Numbers  # page frame numbers
 Mask = npt.NDArray[np.bool_]
@@ -180,6 +180,12 @@ class FrameContents:
         """The checksums of the frames' present contents; computed only where not known."""
         return finished(self.examine(pfns))[0]
 
+    def looked_at(self, pfns: Pfns) -> tuple[Rows, Checksums]:
+        """The bytes of the frames and their checksums, without a note of what was found: a look
+        from outside, between the parts of an advertisement, must not change what that knows."""
+        rows = self.rows(pfns)
+        return rows, checksum_rows(rows) & self._checksum_mask
+
     def examine(self, pfns: Pfns) -> Work[tuple[Checksums, Pfns]]:
         """The checksums of the frames' present contents, and a twin of each frame: one that has
         just been proven to hold the same bytes, or the frame itself.
@@ -234,13 +240,14 @@ class FrameContents:
         self, content: StoredContent, frames: Selection, indices: Selection
     ) -> Work[Pfns]:
         """Of memory that somebody may be writing at this moment each page is hashed: what is found
-        of another one may no longer hold by then. Runs of zeros are compared with our own."""
+        of another one may no longer hold by then. Runs of zeros are compared with our own, so that
+        their twin is the kernel's zero page, which nobody writes."""
         pfns, others = numbers(frames), np.ones(len(frames), np.bool_)
         twins = pfns.copy()
         zeros = yield from content.runs_of_zeros(indices)
         if len(zeros):
             self._table.checksum[pfns[zeros]] = _CHECKSUM_OF_ZEROS & self._checksum_mask
-            twins[zeros] = pfns[zeros[0]]
+            twins[zeros] = ZERO_PFN
             others[zeros] = False
         rest = np.flatnonzero(others) if len(zeros) else range(len(pfns))
         yield from self._hash(content, part(frames, rest), part(indices, rest))

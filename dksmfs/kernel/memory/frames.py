@@ -9,7 +9,7 @@ free frame is not used again while a descriptor still names it.
 """
 
 import errno
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ Mask = npt.NDArray[np.bool_]
 FRAME_LIMIT: Final = (1 << 28) + HUGE_PAGES
 """Frames of a machine: 1 TiB of memory beside the zero page. Its books take 1.3 GiB of ours where
 regions stay in one piece, and some 8 GiB at the most."""
+
+_COUNTED: Final = 1 << 30  # entries of one frame in its column, which has 32 bits
 
 _PGOFF_BITS: Final = 35  # of a page offset: user addresses have 47 bits, pages 12
 _ONE: Final = np.int32(1)  # of the type of the counts: a plain 1 makes `add.at` 40 times slower
@@ -56,6 +58,8 @@ class Frames:
         self._vacant = Vacancies()
         self._vacant_huge: list[int] = []  # first pfns of free huge pages
         self._huge_references: dict[int, int] = {}  # entries that map each huge page, by first pfn
+        self._mappings = 0  # entries of all frames together
+        self._more: dict[int, int] = {}  # entries of a frame beside those in its column
 
     @property
     def version(self) -> int:
@@ -67,7 +71,12 @@ class Frames:
     @property
     def room(self) -> int:
         """Frames that are left."""
-        return FRAME_LIMIT - self._end + len(self._vacant)
+        return FRAME_LIMIT - self._end + len(self._vacant) + HUGE_PAGES * len(self._vacant_huge)
+
+    @property
+    def has_huge_page(self) -> bool:
+        """Whether 512 frames in a row are left, on which a huge page can be."""
+        return bool(self._vacant_huge) or FRAME_LIMIT - self._end >= HUGE_PAGES
 
     def require(self, count: int) -> None:
         """ENOMEM if there is no room for `count` frames more."""
@@ -78,6 +87,9 @@ class Frames:
     def allocate(self, count: int) -> Selection:
         """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""
         self.require(count)
+        while self._vacant_huge and count > FRAME_LIMIT - self._end + len(self._vacant):
+            head = self._vacant_huge.pop()
+            self._vacant.add(range(head, head + HUGE_PAGES))
         reused = min(count, len(self._vacant))
         pfns = self._vacant.take(reused)
         if reused < count:
@@ -91,11 +103,14 @@ class Frames:
         pfns = self.allocate(count)
         self.make_anonymous(pfns, range(first_home, first_home + count))
         self._table.mapcount[at(pfns)] = 1
+        self._mappings += count
         return pfns
 
     def allocate_huge(self) -> int:
-        """The first pfn of a compound page of 512 frames with zero content."""
-        self.require(HUGE_PAGES)
+        """The first pfn of a compound page of 512 frames with zero content; ENOMEM if no frames in
+        a row are left."""
+        if not self.has_huge_page:
+            raise kernel_error(errno.ENOMEM, "no huge page is left")
         if self._vacant_huge:
             head = self._vacant_huge.pop()
         else:
@@ -119,9 +134,13 @@ class Frames:
 
     # --- what kind of frames they are -------------------------------------------------------
 
-    def mapcounts(self, pfns: Pfns) -> npt.NDArray[np.int32]:
+    def mapcounts(self, pfns: Pfns) -> npt.NDArray[np.signedinteger[Any]]:
         """The page-table entries that map each frame."""
-        counts: npt.NDArray[np.int32] = self._table.mapcount[pfns]
+        counts: npt.NDArray[np.signedinteger[Any]] = self._table.mapcount[pfns]
+        if self._more:
+            counts = counts.astype(np.int64)
+            for pfn, more in self._more.items():
+                counts[pfns == pfn] += more
         return counts
 
     def anonymous(self, pfns: Selection) -> Mask:
@@ -155,15 +174,34 @@ class Frames:
             self._table.mapcount[at(pfns)] += _ONE
         else:
             np.add.at(self._table.mapcount, pfns, _ONE)
+        self._mappings += len(pfns)
+        if self._mappings > _COUNTED:
+            self._spill(pfns)
         self._count_huge(pfns, 1)
 
-    def get_often(self, pfn: int, count: int) -> None:
-        """Count `count` more page-table entries for one small frame."""
-        self._table.mapcount[pfn] += count
+    def add_mappings(self, pfn: int, count: int) -> None:
+        """Count `count` more page-table entries for one small frame; fewer, if it is negative."""
+        self._mappings += count
+        self._set_mappings(pfn, int(self._table.mapcount[pfn]) + self._more.get(pfn, 0) + count)
+
+    def _set_mappings(self, pfn: int, count: int) -> None:
+        self._table.mapcount[pfn] = min(count, _COUNTED)
+        if count > _COUNTED:
+            self._more[pfn] = count - _COUNTED
+        else:
+            self._more.pop(pfn, None)
+
+    def _spill(self, pfns: Selection) -> None:
+        """Keep the columns of some frames far from overflow, and of those with more from 0. No call
+        counts as much as _COUNTED / 2 entries of one frame up or down."""
+        large = part(pfns, self._table.mapcount[at(pfns)] > _COUNTED)
+        for pfn in {*np.unique(numbers(large)).tolist(), *self._more}:
+            self.add_mappings(pfn, 0)
 
     def put(self, pfns: Selection) -> None:
         """Count one entry less for each of `pfns`, and free the frames that nobody maps now."""
         table = self._table
+        self._mappings -= len(pfns)
         if isinstance(pfns, range):
             counts = table.mapcount[at(pfns)]
             counts -= _ONE
@@ -172,14 +210,16 @@ class Frames:
                 return
         else:
             np.subtract.at(table.mapcount, pfns, _ONE)
+        if self._more:
+            self._spill(range(0))
         small = table.flags[at(pfns)] & (CACHED | COMPOUND) == 0
         self._count_huge(pfns, -1)
         unused = (table.mapcount[at(pfns)] == 0) & small
         self._free(self._without_repetitions(part(pfns, unused)))
 
-    def put_often(self, pfn: int, count: int) -> None:
-        """Count `count` entries less for one small frame."""
-        self._table.mapcount[pfn] -= count - 1
+    def drop_mappings(self, pfn: int, count: int) -> None:
+        """Count `count` entries less for one small frame, and free it if nobody maps it now."""
+        self.add_mappings(pfn, 1 - count)
         self.put(range(pfn, pfn + 1))
 
     def _without_repetitions(self, pfns: Selection) -> Selection:
@@ -207,11 +247,13 @@ class Frames:
     def get_huge(self, head: int) -> None:
         """Count a mapping of the whole huge page: one reference, every part of it mapped."""
         self._table.mapcount[head : head + HUGE_PAGES] += _ONE
+        self._mappings += HUGE_PAGES
         self._change_huge_reference(head, 1)
 
     def put_huge(self, head: int) -> None:
         """Undo `get_huge`."""
         self._table.mapcount[head : head + HUGE_PAGES] -= _ONE
+        self._mappings -= HUGE_PAGES
         self._change_huge_reference(head, -1)
 
     def split_huge_mapping(self, head: int) -> None:
@@ -222,7 +264,7 @@ class Frames:
         """page_count() without transient references: of the whole huge page if `pfn` is in one."""
         if self._table.flags[pfn] & COMPOUND:
             return self._huge_references[huge_head(pfn)]
-        return int(self._table.mapcount[pfn])
+        return int(self.mapcounts(np.array([pfn]))[0])
 
     def cache(self, pfns: Selection) -> None:
         """Let a file's page cache hold `pfns`."""
@@ -292,8 +334,10 @@ class Frames:
         every = range(HUGE_PAGES, self._end)
         used = [pfn for pfn in every if self.in_use(pfn)]
         self.contents.check_invariants(np.array(used, np.int64))
+        counts = self.mapcounts(np.arange(self._end)).tolist()
+        assert self._mappings == sum(counts)
         for pfn in every:
-            assert self._table.mapcount[pfn] == mapped.get(pfn, 0), f"frame {pfn} is mapped wrong"
+            assert counts[pfn] == mapped.get(pfn, 0), f"frame {pfn} is mapped wrong"
             named = self.in_use(pfn) or bool(self._table.tracked[pfn])
             assert named != (pfn in free), f"frame {pfn} is both vacant and named, or neither"
 
