@@ -88,6 +88,11 @@ def _check_fusermount() -> None:
             "mounting as an ordinary user needs fusermount3; "
             "install it (Debian: apt install fuse3) or run as root"
         )
+    if not Path("/etc/mtab").exists():
+        raise DksmfsError(
+            "there is no /etc/mtab, without which fusermount3 would not unmount again; "
+            "have root make it (ln -s /proc/self/mounts /etc/mtab), or run as root"
+        )
     try:
         pwd.getpwuid(os.getuid())
     except KeyError as error:

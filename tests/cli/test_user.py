@@ -1,7 +1,7 @@
 """Ordinary users, and machines without a usable ``/dev/fuse``.
 
-Each test runs a script in a private mount namespace with a ``/dev/fuse`` and an ``/etc/passwd`` of
-its own, so that neither the machine's node, nor its mode, nor its users matter.
+Each test runs a script in a private mount namespace with a ``/dev/fuse``, an ``/etc`` and a dksmfs
+of its own: what the machine has of these, and whom it lets look at them, makes no difference.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import CommandLine
+from tests.cli.command_line import REPOSITORY, CommandLine
 from tests.processes import TIMEOUT_S
 
 pytestmark = [
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 USER = 1000
-PASSWD = Path("/etc/passwd")
+ETC = Path("/etc")
 
 
 def in_namespace(
@@ -37,16 +37,10 @@ def in_namespace(
     ``device`` is the command that makes the node ``$NODE``.
     """
     node = dksmfs.directory / "fuse"
-    passwd = dksmfs.directory / "passwd"
-    if name is not None:
-        entry = f"{name}:x:{USER}:{USER}::/:/bin/sh\n"
-        passwd.write_text(entry + PASSWD.read_text())
-    else:
-        passwd.write_text(re.sub(rf"^[^:]*:[^:]*:{USER}:.*\n", "", PASSWD.read_text(), flags=re.M))
-    passwd.chmod(0o644)
+    etc = own_etc(dksmfs, name)
     prologue = (
         f"{device.replace('$NODE', str(node))}; mount --bind {node} /dev/fuse; "
-        f"mount --bind {passwd} {PASSWD}"
+        f"mount --bind {etc} {ETC}"
     )
     # The interpreter or the repository may lie below a directory like /root, closed to users.
     rights = ",".join(filter(None, ["+dac_read_search", rights]))
@@ -60,6 +54,7 @@ def in_namespace(
             cwd=dksmfs.directory,
             env={
                 **dksmfs.environment,
+                "PYTHONPATH": str(own_package(dksmfs)),
                 "SCRIPT": f'dksmfs() {{ {shlex.join(dksmfs.command())} "$@"; }}\n{script}',
             },
             capture_output=True,
@@ -68,6 +63,29 @@ def in_namespace(
         )
     finally:
         os.chown(dksmfs.runtime, 0, 0)
+
+
+def own_etc(dksmfs: CommandLine, name: str | None) -> Path:
+    """Make a copy of /etc in which the user has this name, or none, and nothing that is asked for
+    is missing."""
+    etc = dksmfs.directory / "etc"
+    subprocess.run(["cp", "-aT", ETC, etc], check=True)
+    passwd, mtab = etc / "passwd", etc / "mtab"
+    others = re.sub(rf"^[^:]*:[^:]*:{USER}:.*\n", "", passwd.read_text(), flags=re.MULTILINE)
+    passwd.write_text(("" if name is None else f"{name}:x:{USER}:{USER}::/:/bin/sh\n") + others)
+    mtab.unlink(missing_ok=True)
+    mtab.symlink_to("/proc/self/mounts")
+    return etc
+
+
+def own_package(dksmfs: CommandLine) -> Path:
+    """Make a copy of dksmfs that every user may read."""
+    place = dksmfs.directory / "package"
+    if not place.exists():
+        place.mkdir(mode=0o755)
+        subprocess.run(["cp", "-r", REPOSITORY / "dksmfs", place], check=True)
+        subprocess.run(["chmod", "-R", "go=u-w", place], check=True)
+    return place
 
 
 OPEN_TO_USERS = "mknod -m 666 $NODE c 10 229"

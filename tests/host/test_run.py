@@ -209,10 +209,10 @@ def test_a_supervisor_killed_at_the_start(dksmfs: CommandLine) -> None:
         with family(dksmfs) as front:
             assert front.stdin is not None
             assert front.stderr is not None
-            front.stdin.close()
             while not (found := [pid for pid in children(front.pid) if is_supervisor(pid)]):
                 assert front.poll() is None
             os.kill(found[0], signal.SIGKILL)
+            front.stdin.close()
             said = front.stderr.read()
         early = "dksmfs: the supervisor was killed before the program was started\n"
         assert (front.returncode, said) in [(0, ""), (1, early)]

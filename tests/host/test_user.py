@@ -23,10 +23,15 @@ def test_a_user_runs_a_program(dksmfs: CommandLine, advertise: Path) -> None:
         cat /sys/kernel/mm/dksm/pages_merged
         exit 5
     """
+    real = dksmfs.directory / "bin" / "sudo"  # which would refuse in a user namespace
+    real.parent.mkdir(mode=0o755)
+    real.write_text("#!/bin/sh\nexit 1\n")
+    real.chmod(0o755)
     done = in_namespace(
         dksmfs,
         OPEN_TO_USERS,
-        f"cd $XDG_RUNTIME_DIR; set +e; dksmfs run --thp never --json -- sh -c '{script}'; echo $?",
+        f"PATH={real.parent}:$PATH; cd $XDG_RUNTIME_DIR; set +e; dksmfs run --thp never --json -- "
+        f"sh -c '{script}'; echo $?",
     )
     assert done.stdout.split() == ["1", "1000", "59", "5"], done.stderr
     assert json.loads(done.stderr)["totals"]["merged"] == 59
