@@ -2,7 +2,9 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -12,12 +14,23 @@ from tests.mounting import need_mounts
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what hypothesis and Python remember with the other caches, out of the checkout."""
-    set_hypothesis_home_dir(config.rootpath / ".venv" / ".hypothesis")
+    set_hypothesis_home_dir(_writable(config, config.rootpath / ".venv" / ".hypothesis"))
     if "PYTHONPYCACHEPREFIX" in os.environ:
         # or each command that a test starts would compile all it imports again: a second
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _default_signals()
     _english_messages()
+
+
+def _writable(config: pytest.Config, directory: Path) -> Path:
+    """The directory, or in a read-only checkout one that goes with this run."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        temporary = tempfile.TemporaryDirectory(prefix="dksmfs-hypothesis-")
+        config.add_cleanup(temporary.cleanup)
+        return Path(temporary.name)
+    return directory
 
 
 def _default_signals() -> None:

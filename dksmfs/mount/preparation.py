@@ -23,11 +23,13 @@ FUSE_DEVICE = "/dev/fuse"
 
 
 def default_mountpoint() -> str:
-    """Return ``mountpoints/dksm`` of the checkout we are in, or else the user's own place."""
+    """Return ``mountpoints/dksm`` of the checkout we are in, if it can be written to, or else the
+    user's own place."""
     here = Path.cwd()
     for directory in (here, *here.parents):
-        if _is_checkout(directory):
-            return str(directory / "mountpoints" / "dksm")
+        places = directory / "mountpoints"
+        if _is_checkout(directory) and os.access(places, os.W_OK):
+            return str(places / "dksm")
     return str(runtime_directory() / "dksm")
 
 

@@ -88,7 +88,8 @@ async def statfs(self, context):
 SysfsOperations.statfs = statfs
 sys.exit(main(["mount"]))
 """
-    subprocess.run([sys.executable, "-c", with_a_bug], env=dksmfs.environment, check=True)
+    command = [sys.executable, "-c", with_a_bug]
+    subprocess.run(command, cwd=dksmfs.directory, env=dksmfs.environment, check=True)
     (state,) = dksmfs.states()
     with pytest.raises(OSError, match="connect"):
         os.statvfs(state["mountpoint"])

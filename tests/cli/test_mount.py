@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import REPOSITORY, CommandLine
+from tests.processes import TIMEOUT_S
 
 pytestmark = pytest.mark.mounted
 
@@ -56,6 +58,26 @@ def test_the_default_place_in_a_checkout(dksmfs: CommandLine) -> None:
     assert started["mountpoint"] == str(checkout / "mountpoints" / "dksm")
     dksmfs.succeed("umount")
     assert list((checkout / "mountpoints").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a directory read-only for all needs root")
+def test_the_default_place_in_a_checkout_that_is_read_only(dksmfs: CommandLine) -> None:
+    checkout = dksmfs.directory / "checkout"
+    (checkout / "mountpoints").mkdir(parents=True)
+    (checkout / "pyproject.toml").write_text((REPOSITORY / "pyproject.toml").read_text())
+    mount = shlex.join(dksmfs.command("mount", "--json"))
+    umount = shlex.join(dksmfs.command("umount"))
+    read_only = "mount --bind . . && mount -o remount,bind,ro . && cd . && cd $PWD"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-ec", f"{read_only}; {mount}; {umount}"],
+        cwd=checkout,
+        env=dksmfs.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mountpoint"] == str(dksmfs.runtime / "dksmfs" / "dksm")
 
 
 def test_directories_that_were_there_stay_and_others_go(dksmfs: CommandLine) -> None:
