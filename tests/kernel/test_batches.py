@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
@@ -169,3 +170,26 @@ def counted(values: Numbers) -> Content:
     pages = np.zeros((len(values), WORDS), "<u8")
     pages[:, 0] = values
     return StoredContent(pages.tobytes())
+
+
+@pytest.mark.parametrize("text", ["seed:1", "pattern:1", "const:7", "stored"])
+@pytest.mark.parametrize("checksum_bits", [32, 4])
+def test_content_that_was_advertised_by_processes_that_have_ended(
+    text: str, checksum_bits: int
+) -> None:
+    """A machine that is restarted: each page finds only stale descriptors, some twice."""
+    content = counted(np.arange(1, 201)) if text == "stored" else parse_content(text)
+    program = [
+        ("map", content, 0, 0),
+        ("fork", content, 0, 0),
+        ("again", content, 1, 0),
+        ("exit", content, 0, 0),
+        ("exit", content, 0, 0),
+        ("map", content, 0, 0),
+        ("exit", content, 0, 0),
+        ("map", counted(np.arange(1, 101)), 0, 0),
+        ("map", content, 0, 0),
+        ("write", content, 1, 5),
+        ("map", content, 0, 0),
+    ]
+    compare_with_page_by_page(program, checksum_bits)

@@ -134,7 +134,7 @@ class Tables(RuleBasedStateMachine):
     def remove(self, checksum: int, which: int) -> None:
         chain = self.table.chain(checksum)
         if chain:
-            self.table.remove(chain[which % len(chain)][0])
+            self.table.remove(np.array([chain[which % len(chain)][0]]))
             self.model.remove(checksum, which % len(chain))
             self.changes()
 
@@ -143,7 +143,7 @@ class Tables(RuleBasedStateMachine):
         """Drop one of `share` of the chains, whole."""
         for checksum in list(self.model.chains)[::share]:
             for slot, _, _ in self.table.chain(checksum):
-                self.table.remove(slot)
+                self.table.remove(np.array([slot]))
                 self.model.remove(checksum, 0)
         self.version = self.table.version
 
@@ -210,12 +210,12 @@ def test_a_slot_is_removed_with_all_its_repetitions() -> None:
     ]
     (newer, _, count), (older, _, _) = table.chain(5)
     assert count == 3
-    table.remove(newer)
+    table.remove(np.array([newer]))
     assert len(table) == 3
     assert table.chain(5) == [(older, 1, 2)]
     assert added(table, [(5, 1)]) == [False]
     with pytest.raises(AssertionError, match="twice"):
-        table.remove(newer)
+        table.remove(np.array([newer]))
 
 
 @pytest.mark.parametrize("order", ["ascending", "shuffled"])
@@ -234,7 +234,7 @@ def test_a_large_table(order: str) -> None:
         assert table.add(checksums, pfns).all()
         assert not table.add(checksums, pfns).any()
         for slot in table.newest(checksums[::3]).tolist():
-            table.remove(slot)
+            table.remove(np.array([slot]))
         left = np.arange(len(checksums)) % 3 != 0
         kept |= dict(zip(checksums[left].tolist(), pfns[left].tolist(), strict=True))
     every = np.array(list(kept), np.uint32)

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.content.checksums import Checksums
-from dksmfs.kernel.dksm.table import NO_SLOT, Hashtable
+from dksmfs.kernel.dksm.table import NO_SLOT, Hashtable, Slots
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.entries import ACCESSED, PRESENT, Flags
 from dksmfs.kernel.memory.frames import Frames, Pfns, home
@@ -110,6 +110,23 @@ class Decision:
         self._target = np.where(fresh, batch.pfn[self._first], table.pfns(self._slots))[self._group]
         self._alike = self._leads | self._equal_to_target()
         self._at_home = self._find_at_home()
+
+    def stale_heads(self) -> Slots:
+        """The slots that the first page of each group finds stale before any that is not: whatever
+        comes of that page, it drops them, and nothing in the batch can have changed them before."""
+        found = [np.empty(0, np.int32)]
+        groups = np.flatnonzero((self._slots != NO_SLOT) & ~self._alike[self._first])
+        slots = self._slots[groups]
+        while len(groups):
+            targets = self._table.pfns(slots)
+            stale = self._frames.mapcounts(targets) == 0
+            live = np.flatnonzero(~stale)
+            expected = self._batch.checksum[self._first[groups[live]]]
+            stale[live] = self._frames.contents.checksums(targets[live]) != expected
+            found.append(slots[stale])
+            groups, slots = groups[stale], self._table.older(slots[stale])
+            groups, slots = groups[slots != NO_SLOT], slots[slots != NO_SLOT]
+        return np.concatenate(found)
 
     def first_outcome(self) -> Outcome:
         """Decide on the groups whose pages are at home."""

@@ -31,7 +31,7 @@ import numpy as np
 from dksmfs.kernel.content.checksums import Checksums
 from dksmfs.kernel.dksm.batches import MERGED, Batch, Decision, Outcome
 from dksmfs.kernel.dksm.known_merges import Again, Version, origin_of
-from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable
+from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable, Slots
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory
@@ -124,6 +124,11 @@ class Dksm:
         batch = Batch.of(low + passed, pfns[passed], flags[passed], checksums, twins)
         decision = Decision(self._memory.frames, self._table, vma, batch)
         yield
+        stale = decision.stale_heads()
+        if len(stale):
+            self._drop(stale)
+            decision = Decision(self._memory.frames, self._table, vma, batch)
+            yield
         outcome = decision.first_outcome()
         self._apply(mm, batch, outcome)
         if len(outcome.left):
@@ -162,6 +167,12 @@ class Dksm:
             new = self._table.add(checksums, pfns)
             self._memory.frames.track(compact(pfns[new]))
 
+    def _drop(self, slots: Slots) -> None:
+        """Remove stale descriptors; frames that nothing names any more can be used again."""
+        frames = self._table.pfns(slots)
+        self._table.remove(slots)
+        self._memory.frames.untrack(frames)
+
     # --- what is left -----------------------------------------------------------------------
 
     def _advertise_left(
@@ -180,14 +191,12 @@ class Dksm:
 
     def _advertise_page(self, mm: AddressSpace, vma: Vma, vpn: int, checksum: int) -> None:
         """Look one page up, and merge or track it."""
-        frames = self._memory.frames
         pfn, flags = mm.tables.entry(vpn)
         self.pages_scanned += 1
         for slot, other, count in self._table.chain(checksum):
             verdict = self._judge(pfn, checksum, other)
             if verdict is Verdict.STALE:
-                self._table.remove(slot)
-                frames.untrack(other)
+                self._drop(np.array([slot]))
             elif verdict is Verdict.EQUAL:
                 if self._replace(mm, vma, pfn, flags, other):
                     self.pages_merged += 1

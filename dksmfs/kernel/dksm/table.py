@@ -137,13 +137,13 @@ class Hashtable:
 
     # --- changing ---------------------------------------------------------------------------
 
-    def remove(self, slot: int) -> None:
-        """Drop all descriptors that a slot stands for."""
-        assert self._pfn.item(slot), "a slot is removed twice"
-        self._pfn[slot] = 0
-        self._key[slot] ^= _REMOVED
-        self._descriptors -= 1 + self._repeats.item(slot)
-        self._live -= 1
+    def remove(self, slots: Slots | Numbers) -> None:
+        """Drop all descriptors that each of these slots stands for."""
+        assert self._pfn[slots].all(), "a slot is removed twice"
+        self._pfn[slots] = 0
+        self._key[slots] ^= _REMOVED
+        self._descriptors -= len(slots) + int(self._repeats[slots].sum())
+        self._live -= len(slots)
         self.version += 1
 
     def add(self, checksums: Checksums, pfns: Numbers) -> Mask:

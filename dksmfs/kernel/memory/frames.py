@@ -303,13 +303,16 @@ class Frames:
             named, times = np.unique(numbers(pfns), return_counts=True)
             tracked[named] = np.minimum(tracked[named] + times, MANY)
 
-    def untrack(self, pfn: int) -> None:
-        """Count a page descriptor less."""
-        if self._table.tracked[pfn] == MANY:
-            return
-        self._table.tracked[pfn] -= 1
-        if not self._table.tracked[pfn] and not self.in_use(pfn):
-            self._vacant.add(range(pfn, pfn + 1))
+    def untrack(self, pfns: Pfns) -> None:
+        """Count a page descriptor less for each of `pfns` (repeated ones count each time)."""
+        table = self._table
+        named, times = np.unique(pfns, return_counts=True)
+        counted = table.tracked[named] != MANY
+        named, times = named[counted], times[counted]
+        table.tracked[named] -= times.astype(np.uint8)
+        unused = (table.tracked[named] == 0) & (table.mapcount[named] == 0)
+        unused &= table.flags[named] & (CACHED | COMPOUND) == 0
+        self._vacant.add(named[unused])
 
     def untrack_all(self) -> None:
         """There are no page descriptors any more."""
