@@ -193,3 +193,30 @@ def test_content_that_was_advertised_by_processes_that_have_ended(
         ("map", content, 0, 0),
     ]
     compare_with_page_by_page(program, checksum_bits)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 20])
+def test_pages_that_were_written_piece_by_piece(piece: int) -> None:
+    """They merge as those of one content do, whole pages and parts of pages alike."""
+    numbers = np.concatenate([np.arange(1, 151), np.arange(100, 200), np.full(40, 7)])
+    image = b"".join(bytes([number]) * PAGE_SIZE for number in numbers.tolist())
+    size, pages = len(image), piece * PAGE_SIZE
+
+    def run_with(*, piecemeal: bool) -> object:
+        machine = Machine("never")
+        machine.dksm.set_run(1)
+        regions = []
+        for name in ("a", "b"):
+            pid = machine.spawn(name)
+            regions.append((pid, size))
+            machine.mmap(pid, size, address=AT, content=None if piecemeal else StoredContent(image))
+            for start in range(0, size, pages) if piecemeal else ():
+                machine.write(pid, AT + start, image[start : start + pages])
+            machine.write(pid, AT + 100, b"in part")
+            advertise(machine, pid, AT, size)
+            machine.check_invariants()
+        dksm = machine.dksm
+        counters = dksm.pages_scanned, dksm.pages_merged, dksm.merging_failed
+        return counters, dksm.hashtable_entries, sharing(machine, regions)
+
+    assert run_with(piecemeal=True) == run_with(piecemeal=False)

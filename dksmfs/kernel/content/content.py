@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_rows
-from dksmfs.kernel.content.comparison import Addresses
 from dksmfs.kernel.linear import Selection, numbers
 
 _ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages for them
@@ -36,13 +35,15 @@ class Content(ABC):
     held_bytes: int = 0
     """What it takes of our own memory; memory that a client shares does not count."""
 
+    address: int = 0
+    """Where in our own memory page 0 is, if whole pages are stored there in a row."""
+
+    stored_pages: int = 0
+    """How many whole pages are stored there."""
+
     @abstractmethod
     def rows(self, indices: Indices) -> Rows:
         """The bytes of the pages at `indices`, a row each. Not to be written to."""
-
-    def addresses(self, indices: Indices) -> Addresses:
-        """Where the pages at `indices` are in memory; 0 for those that are not stored as such."""
-        return np.zeros(len(indices), np.int64)
 
     def checksums(self, indices: Selection) -> Checksums:
         """The checksums of the pages at `indices`."""

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_adjacent, checksum_each
-from dksmfs.kernel.content.comparison import Addresses, Words, equal_bytes, fingerprint_rows
+from dksmfs.kernel.content.comparison import Words, equal_bytes, fingerprint_rows
 from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.linear import Selection, compact, numbers
 from dksmfs.kernel.pausing import Work
@@ -25,10 +25,12 @@ class StoredContent(Content):
 
     def __init__(self, buffer: bytes | bytearray | memoryview, *, stable: bool = True) -> None:
         self._bytes = np.frombuffer(buffer, np.uint8)
-        self._whole = len(self._bytes) // PAGE_SIZE
-        self._rows = self._bytes[: self._whole * PAGE_SIZE].reshape(self._whole, PAGE_SIZE)
+        self.stored_pages = len(self._bytes) // PAGE_SIZE
+        self._rows = self._bytes[: self.stored_pages * PAGE_SIZE].reshape(
+            self.stored_pages, PAGE_SIZE
+        )
         self._memory = self._bytes.data
-        self._address = self._bytes.ctypes.data
+        self.address = self._bytes.ctypes.data
         self.stable = stable
         self.held_bytes = 0 if isinstance(buffer, memoryview) else len(buffer)
 
@@ -42,15 +44,15 @@ class StoredContent(Content):
         if adjacent is not None:
             return self._rows[adjacent]  # a view: nothing is copied
         rows = np.zeros((len(indices), PAGE_SIZE), np.uint8)
-        whole = indices < self._whole
+        whole = indices < self.stored_pages
         rows[whole] = self._rows[indices[whole]]
-        tail = self._bytes[self._whole * PAGE_SIZE :]
-        rows[indices == self._whole, : len(tail)] = tail
+        tail = self._bytes[self.stored_pages * PAGE_SIZE :]
+        rows[indices == self.stored_pages, : len(tail)] = tail
         return rows
 
     def _adjacent(self, indices: Selection) -> slice | None:
         """The pages as a slice, if they follow each other and are whole."""
-        if not len(indices) or indices[-1] >= self._whole:
+        if not len(indices) or indices[-1] >= self.stored_pages:
             return None
         adjacent = compact(indices)
         return slice(adjacent.start, adjacent.stop) if isinstance(adjacent, range) else None
@@ -61,7 +63,7 @@ class StoredContent(Content):
             size = slice(adjacent.start * PAGE_SIZE, adjacent.stop * PAGE_SIZE)
             return checksum_adjacent(self._memory[size])
         pages = numbers(indices)
-        if (pages >= self._whole).any():
+        if (pages >= self.stored_pages).any():
             return super().checksums(pages)
         rows = map(self._rows.__getitem__, pages.tolist())
         return checksum_each(rows)
@@ -92,7 +94,7 @@ class StoredContent(Content):
         probes = np.arange(0, pages, pages // _RUN_PROBES)
         words = self._rows.view(np.uint64)[first + starts[:, None] + probes, 0]
         likely = starts[(words == words[:, :1]).all(axis=1)]
-        begin = self._address + (first + likely) * PAGE_SIZE
+        begin = self.address + (first + likely) * PAGE_SIZE
         sizes = np.full(len(likely), (pages - 1) * PAGE_SIZE)
         same = yield from equal_bytes(begin, begin + PAGE_SIZE, sizes)
         runs: Indices = likely[same]
@@ -105,7 +107,7 @@ class StoredContent(Content):
             return np.empty(0, np.int64)
         starts = np.arange(0, len(indices) - _ZERO_PAGES + 1, _ZERO_PAGES)
         likely = starts[self._rows.view(np.uint64)[adjacent.start + starts, 0] == 0]
-        begin = self._address + (adjacent.start + likely) * PAGE_SIZE
+        begin = self.address + (adjacent.start + likely) * PAGE_SIZE
         zeros = np.full(len(likely), _ZEROS.ctypes.data)
         same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ZEROS)))
         runs: Indices = likely[same][:, None] + np.arange(_ZERO_PAGES)
@@ -117,13 +119,10 @@ class StoredContent(Content):
         if adjacent is not None:
             return fingerprint_rows(self._rows[adjacent])
         indices = numbers(chosen)
-        whole = indices < self._whole
+        whole = indices < self.stored_pages
         if whole.all():
             return fingerprint_rows(self._rows, indices)
         fingerprints = np.empty(len(indices), np.uint64)
         fingerprints[whole] = fingerprint_rows(self._rows, indices[whole])
         fingerprints[~whole] = fingerprint_rows(self.rows(indices[~whole]))
         return fingerprints
-
-    def addresses(self, indices: Indices) -> Addresses:
-        return np.where(indices < self._whole, self._address + indices * PAGE_SIZE, 0)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import ZeroContent
+from dksmfs.kernel.content.stored import StoredContent
 
 ZERO_CONTENT: Final = 0
 """The number of the zero content, which is never dropped."""
@@ -23,6 +24,11 @@ class Contents:
         self._vacant: list[int] = []
         self.uniform = np.array([True])
         """Whether all pages of a content are alike, by its number."""
+        self.address = np.zeros(1, np.int64)
+        self.stored_pages = np.zeros(1, np.int64)
+        """Where whole pages of a content are stored, and how many, by its number."""
+        self.kept = np.array([False])
+        """Whether a content has bytes that are stored and never change, by its number."""
         self.version = 0
         """Grows when a content is forgotten, and its number may get another meaning."""
         self.unstable = 0
@@ -43,6 +49,8 @@ class Contents:
             self._contents[number] = content
             self._numbers[content] = number
             self.uniform[number] = content.uniform
+            self.address[number], self.stored_pages[number] = content.address, content.stored_pages
+            self.kept[number] = content.stable and isinstance(content, StoredContent)
             self.held_bytes += content.held_bytes
             self.unstable += not content.stable
         return number
@@ -55,7 +63,9 @@ class Contents:
         self._contents.append(None)
         self._users.append(0)
         if len(self._users) > len(self.uniform):
-            self.uniform = np.resize(self.uniform, 2 * len(self.uniform))
+            for name in ("uniform", "address", "stored_pages", "kept"):
+                column = getattr(self, name)
+                setattr(self, name, np.resize(column, 2 * len(column)))
         return len(self._contents) - 1
 
     def add_users(self, number: int, count: int) -> None:

@@ -1,6 +1,7 @@
 """What the frames hold: which page of which content, its checksum, and which ones are equal."""
 
 import errno
+from ctypes import string_at
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,8 @@ STORAGE_LIMIT: Final = 4 << 30
 _CHECKSUM_OF_ZEROS: Final = ZeroContent().checksums(range(1))[0]
 _PAGE_BITS: Final = 32  # of the number of a page within its content; the content's is above them
 _PAGE_MASK: Final = (1 << _PAGE_BITS) - 1
+_FEW_PAGES: Final = 16  # of a content: fewer are gathered with those of others
+_GATHERED_PAGES: Final = 4096  # at once: 16 MiB
 _PAGES_AT_ONCE: Final = 1024  # hashed or, if they are not stored, compared between pauses
 _FIRST_PAGES: Final = 4096  # that tell whether the others are copies of pages in a row
 _PROBES: Final = 16  # copies that must be where they are expected before all are compared
@@ -89,8 +92,12 @@ class FrameContents:
 
     def drop(self, pfns: Selection) -> None:
         """The frames hold nothing any more: they are free, or about to get another content."""
-        for number, chosen, _ in self._by_content(pfns):
-            self._contents.drop_users(number, len(chosen))
+        if isinstance(pfns, range) and (first := self._line(pfns)) is not None:
+            self._contents.drop_users(first >> _PAGE_BITS, len(pfns))
+            return
+        found, users = np.unique(self._numbers(pfns), return_counts=True)
+        for number, count in zip(found.tolist(), users.tolist(), strict=True):
+            self._contents.drop_users(number, count)
 
     def copy(self, sources: Pfns, targets: Pfns) -> None:
         """Copy the content of frame `sources[i]` to `targets[i]`, as it is at this moment."""
@@ -199,6 +206,7 @@ class FrameContents:
         if not unknown.all():
             places = np.flatnonzero(unknown)
             asked = compact(part(asked, places))
+        asked, places = yield from self._examine_single(asked, places, twins)
         for number, chosen, indices in self._by_content(asked):
             content, frames = self._contents[number], part(asked, chosen)
             if isinstance(content, StoredContent):
@@ -210,6 +218,37 @@ class FrameContents:
             if content.stable:
                 table.flags[at(frames)] |= np.uint8(HASHED)
         return table.checksum[pfns], twins
+
+    def _examine_single(
+        self, asked: Selection, places: Selection, twins: Pfns
+    ) -> Work[tuple[Selection, Selection]]:
+        """Examine the pages that were written one by one, each a content of its own: copied into
+        one, they cost little more than any others. Returns the pages that are left, and where in
+        `twins` they belong."""
+        if isinstance(asked, range) and self._line(asked) is not None:
+            return asked, places
+        number = self._numbers(asked)
+        _, inverse, counts = np.unique(number, return_inverse=True, return_counts=True)
+        single = self._contents.kept[number] & (counts[inverse] < _FEW_PAGES)
+        if np.count_nonzero(single) < _FEW_PAGES:
+            return asked, places
+        pfns, at_twins = numbers(part(asked, single)), numbers(part(places, single))
+        for start in range(0, len(pfns), _GATHERED_PAGES):
+            here = slice(start, start + _GATHERED_PAGES)
+            gathered = StoredContent(self._gathered(pfns[here]))
+            every = range(len(pfns[here]))
+            twins[at_twins[here]] = yield from self._examine_stored(gathered, pfns[here], every)
+        self._table.flags[pfns] |= np.uint8(HASHED)
+        return compact(part(asked, ~single)), part(places, ~single)
+
+    def _gathered(self, pfns: Pfns) -> bytes:
+        """The bytes of frames with stored contents, one after the other."""
+        addresses = self._addresses(self._table.page.get(pfns)).tolist()
+        pages = (
+            string_at(address, PAGE_SIZE) if address else self.rows(pfns[i : i + 1]).tobytes()
+            for i, address in enumerate(addresses)
+        )
+        return b"".join(pages)
 
     def _examine_described(
         self, number: int, content: Content, frames: Selection, indices: Selection
@@ -365,11 +404,9 @@ class FrameContents:
 
     def _addresses(self, pages: Numbers) -> npt.NDArray[np.int64]:
         """Where the bytes of pages are stored in our own memory; 0 if they are not."""
-        addresses = np.zeros(len(pages), np.int64)
-        for number, chosen in _by_number(pages >> _PAGE_BITS):
-            there = at(chosen)
-            addresses[there] = self._contents[number].addresses(pages[there] & _PAGE_MASK)
-        return addresses
+        number, index = pages >> _PAGE_BITS, pages & _PAGE_MASK
+        stored: Numbers = self._contents.address[number] + index * PAGE_SIZE
+        return np.where(index < self._contents.stored_pages[number], stored, 0)
 
     def check_invariants(self, used: Pfns) -> None:
         """Assert that contents count the frames `used`, and no others."""
