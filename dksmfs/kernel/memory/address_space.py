@@ -130,13 +130,16 @@ class AddressSpace:
         run.pfn, run.step, run.flags = ZERO_PFN, 0, 0
 
     def remove(self, vmas: list[Vma]) -> None:
-        """Unmap whole mappings, with the page tables that only they used (unmap_region)."""
+        """Unmap mappings, which are all in a range, with the page tables that only they used
+        (unmap_region)."""
+        if not vmas:
+            return
+        start, end = vmas[0].start, vmas[-1].end
+        self.zap(start, end)
+        self.vmas.remove(vmas[0], vmas[-1])
         for vma in vmas:
-            self.zap(vma.start, vma.end)
-            self.vmas.remove(vma)
             self.close(vma.file)
-        if vmas:
-            self._free_tables(vmas[0].start, vmas[-1].end)
+        self._free_tables(start, end)
 
     def close(self, file: File | None) -> None:
         """Release a file that nobody maps and nobody can open any more."""

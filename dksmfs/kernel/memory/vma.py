@@ -7,7 +7,7 @@ pages `start` to `end` - 1, and `pgoff` is the page offset of its first page.
 
 import errno
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, IntFlag
@@ -18,6 +18,9 @@ from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.memory.page_cache import File
 
 MAX_MAP_COUNT = 65530
+
+_START: Final = attrgetter("start")
+_END: Final = attrgetter("end")
 
 
 class Prot(IntFlag):
@@ -114,6 +117,8 @@ class VmaList:
         """`boundary(vpn)` is called before a mapping gets a new limit inside itself."""
         self._vmas: list[Vma] = []
         self._boundary = boundary
+        self._searched: dict[int, int] = {}
+        """For each n the page above which no gap has 2**n pages, as far as that is known."""
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._vmas)
@@ -130,26 +135,35 @@ class VmaList:
 
     def overlapping(self, start: int, end: int) -> list[Vma]:
         """The mappings that have a page in the range."""
-        first = self._index(start)
-        return list(itertools.takewhile(lambda vma: vma.start < end, self._vmas[first:]))
+        return self._vmas[self._index(start) : bisect_left(self._vmas, end, key=_START)]
 
     def gap_below(self, limit: int, pages: int) -> int | None:
         """The highest start of `pages` unmapped pages below `limit`; None if there is no room."""
-        for vma in reversed(self._vmas):
-            if vma.end <= limit and limit - vma.end >= pages:
+        large = pages.bit_length() - 1
+        limit = min(limit, self._searched.get(large, limit))
+        passed = True  # whether all gaps so far have less than 2**large pages
+        for at in range(bisect_left(self._vmas, limit, key=_START) - 1, -1, -1):
+            vma = self._vmas[at]
+            gap = limit - vma.end
+            if passed and gap >= 1 << large:
+                passed, self._searched[large] = False, limit
+            if gap >= pages:
                 break
             limit = min(limit, vma.start)
+        if passed:
+            self._searched[large] = limit
         return limit - pages if limit > pages else None
 
     def neighbours(self, start: int, end: int) -> tuple[int, int | None]:
         """The end of the last mapping before the range, and the start of the first one after it."""
-        at = self._index(start)
+        at, behind = self._index(start), bisect_left(self._vmas, end, key=_START)
         before = self._vmas[at - 1].end if at else 0
-        after = next((vma.start for vma in self._vmas[at:] if vma.start >= end), None)
+        after = self._vmas[behind].start if behind < len(self._vmas) else None
         return before, after
 
     def _index(self, vpn: int) -> int:
-        return bisect_right(self._vmas, vpn, key=attrgetter("end"))
+        """The position of the first mapping that ends after `vpn`."""
+        return bisect_right(self._vmas, vpn, key=_END)
 
     # --- changes ----------------------------------------------------------------------------
 
@@ -164,16 +178,19 @@ class VmaList:
         if vma.file is not None:
             vma.file.mappings += 1
 
-    def remove(self, vma: Vma) -> None:
-        """Take a mapping out."""
-        self._vmas.remove(vma)
-        if vma.file is not None:
-            vma.file.mappings -= 1
-
-    def clear(self) -> None:
-        """Take all mappings out."""
-        for vma in list(self._vmas):
-            self.remove(vma)
+    def remove(self, first: Vma, last: Vma) -> None:
+        """Take the mappings from `first` to `last` out."""
+        low, high = self._index(first.start), self._index(last.start) + 1
+        assert self._vmas[low] is first
+        assert self._vmas[high - 1] is last
+        for vma in self._vmas[low:high]:
+            if vma.file is not None:
+                vma.file.mappings -= 1
+        del self._vmas[low:high]
+        gap_end = self._vmas[low].start if low < len(self._vmas) else None
+        for large, searched in list(self._searched.items()):
+            if gap_end is None or searched < gap_end:
+                del self._searched[large]
 
     def split(self, vma: Vma, vpn: int) -> Vma:
         """Cut `vma` before `vpn`; `vma` keeps the pages below, the new mapping has the rest."""
@@ -210,13 +227,12 @@ class VmaList:
         mapping that covers the range now, or None if no neighbour fits.
         """
         at = self._index(new.start - 1)
-        before = [vma for vma in self._vmas[at : at + 1] if vma.start < new.start]
-        prev = before[0] if before else None
-        following = self._vmas[at + len(before) :]
-        area = following[0] if following else None
-        nxt = area
-        if area is not None and area.end == new.end:
-            nxt = following[1] if len(following) > 1 else None
+        prev = None
+        if at < len(self._vmas) and self._vmas[at].start < new.start:
+            prev, at = self._vmas[at], at + 1
+        if at < len(self._vmas) and self._vmas[at].end == new.end:
+            at += 1
+        nxt = self._vmas[at] if at < len(self._vmas) else None
         if nxt is not None and not (nxt.start == new.end and _fits_before(new, nxt)):
             nxt = None
         if prev is not None and prev.end == new.start and _fits_after(prev, new):
@@ -240,7 +256,7 @@ class VmaList:
                 self._boundary(end)
                 other.start, other.pgoff = end, other.linear_page_index(end)
             else:
-                self.remove(other)
+                self.remove(other, other)
         vma.start, vma.pgoff, vma.end = start, vma.linear_page_index(start), end
         return vma
 
