@@ -302,3 +302,19 @@ def test_fork_copies_page_tables_that_only_another_mapping_has_pages_in(
     child = machine.fork(pid)
     machine.madvise(child, start, 20 * PAGE_SIZE, MERGEABLE)
     assert (machine.dksm.pages_scanned, machine.dksm.merging_failed) == (1, 19)
+
+
+def test_memory_that_nobody_touched_costs_nothing_whatever_its_kind(
+    machine: Machine, pid: int
+) -> None:
+    """A tebibyte each; what is touched of it is as in a small mapping."""
+    size = 1 << 40
+    for kind in ("anon", "shared-anon"):
+        address = machine.mmap(pid, size, kind=kind)
+        room = machine.memory.frames.room
+        machine.write(pid, address + size // 2 - 1, b"ab")
+        assert machine.read(pid, address + size // 2 - 2, 4) == b"\0ab\0"
+        assert machine.memory.frames.room == room - 2
+        machine.munmap(pid, address, size)
+        assert machine.memory.frames.room == room
+    machine.check_invariants()

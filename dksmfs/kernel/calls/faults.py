@@ -219,7 +219,7 @@ def _cached_near(vma: Vma, file: File, span: Span, at: int) -> Positions:
     first = max(at - at % _FAULT_AROUND_PAGES, vma.start - base)
     last = min(first + _FAULT_AROUND_PAGES, HUGE_PAGES, end_of_file(vma) - base)
     near = np.arange(first, last)
-    cached: Positions = near[file.pfns[vma.linear_page_index(base) + near] != NO_PAGE]
+    cached: Positions = near[file.frames_of(vma.linear_page_index(base) + near) != NO_PAGE]
     return cached
 
 
