@@ -21,6 +21,7 @@ from benchmarks.core import (
 NAMES = {
     "advertise": "merging memory, against real KSM and against a bound in C",
     "advertise_again": "advertising again what has not changed",
+    "cliffs": "situations that must cost little more than the plain one",
     "scale": "millions of pages: time and memory a page",
     "mount": "reading the files, against a daemon in C and real sysfs",
     "reads_under_load": "reading the files while clients keep the machine busy",
