@@ -259,7 +259,7 @@ def test_calls_return_whatever_was_killed(
 
 def test_terminal(dksmfs: CommandLine) -> None:
     """Ctrl-C reaches the program, and only its own handler decides."""
-    script = 'trap "echo caught; exit 9" INT; test -t 0 && echo ready; while :; do read x; done'
+    script = 'trap "echo caught; exit 9" INT; test -t 0 && echo ready; while read x; do :; done'
     front, terminal = pty.fork()
     if front == 0:
         os.chdir(dksmfs.directory)
