@@ -21,6 +21,20 @@ def need_mounts() -> None:
         pytest.skip(f"needs FUSE mounts: {reason}")
 
 
+def need_private_mounts() -> None:
+    """Skip a test where unshare(1) makes no private mount namespace: in a chroot whose root is no
+    mount point, for one."""
+    if reason := why_no_private_mounts():
+        pytest.skip(f"needs private mounts: {reason}")
+
+
+@cache
+def why_no_private_mounts() -> str | None:
+    """What unshare(1) says, if it fails."""
+    done = subprocess.run(["unshare", "-m", "true"], capture_output=True, text=True)
+    return done.stderr.strip() if done.returncode else None
+
+
 @cache
 def why_not() -> str | None:
     """Mount an unanswered file system and unmount it; returns what went wrong, if anything did."""

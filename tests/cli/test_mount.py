@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import REPOSITORY, CommandLine
+from tests.mounting import need_private_mounts
 from tests.processes import TIMEOUT_S
 
 pytestmark = pytest.mark.mounted
@@ -62,6 +63,7 @@ def test_the_default_place_in_a_checkout(dksmfs: CommandLine) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a directory read-only for all needs root")
 def test_the_default_place_in_a_checkout_that_is_read_only(dksmfs: CommandLine) -> None:
+    need_private_mounts()
     checkout = dksmfs.directory / "checkout"
     (checkout / "mountpoints").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text((REPOSITORY / "pyproject.toml").read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import REPOSITORY, CommandLine
+from tests.mounting import need_private_mounts
 from tests.processes import TIMEOUT_S
 
 pytestmark = [
@@ -36,6 +37,7 @@ def in_namespace(
 
     ``device`` is the command that makes the node ``$NODE``.
     """
+    need_private_mounts()
     node = dksmfs.directory / "fuse"
     etc = own_etc(dksmfs, name)
     prologue = (
@@ -174,6 +176,7 @@ def test_a_root_that_may_not_mount(dksmfs: CommandLine) -> None:
 
 
 def test_no_device(dksmfs: CommandLine) -> None:
+    need_private_mounts()
     command = shlex.join(dksmfs.command("mount"))
     done = subprocess.run(
         ["unshare", "-m", "sh", "-ec", f"mount -t tmpfs none /dev; {command}"],

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.cli.command_line import CommandLine
+from tests.mounting import need_private_mounts
 from tests.processes import TIMEOUT_S
 
 pytestmark = [
@@ -31,6 +32,7 @@ exit $status
 
 
 def test_a_root_that_is_no_mount_point(dksmfs: CommandLine) -> None:
+    need_private_mounts()
     program = shlex.join(["sh", "-c", "cat /sys/kernel/mm/dksm/run; pwd; exit 3"])
     done = subprocess.run(
         ["unshare", "-m", "sh", "-ec", SCRIPT],

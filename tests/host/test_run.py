@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import CommandLine, wait_for_end
+from tests.mounting import need_private_mounts
 from tests.processes import Started
 
 pytestmark = pytest.mark.mounted
@@ -283,6 +284,7 @@ def test_terminal(dksmfs: CommandLine) -> None:
 def test_sysfsutils_sets_attributes_at_start(dksmfs: CommandLine, tmp_path: Path) -> None:
     if not Path("/etc/init.d/sysfsutils").exists():
         pytest.skip("sysfsutils is not installed")
+    need_private_mounts()
     settings = tmp_path / "sysfs.conf"
     settings.write_text(
         "mode kernel/mm/dksm/run = 0664\n"
