@@ -115,7 +115,7 @@ def test_an_ordinary_user_clears_what_a_killed_daemon_left(dksmfs: CommandLine) 
             dksmfs mount
             pid=$(dksmfs status --json | sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p')
             kill -9 $pid
-            tail -f /dev/null --pid=$pid
+            while grep -q '^State:.[^Z]' /proc/$pid/status; do :; done 2> /dev/null
             dksmfs $again
             dksmfs umount --all
         done
