@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from dksmfs.kernel.columns import Column
+
 Numbers = npt.NDArray[np.int64]
 Selection = Numbers | range  # frames or pages; a range counts up by one
 
@@ -55,22 +57,18 @@ class LinearColumn:
     its number from the line. Distances that are all 0 are memory that was never written.
     """
 
-    def __init__(self, length: int) -> None:
-        assert length % _BLOCK == 0
-        self._line = np.zeros(length // _BLOCK, np.int64)
-        self._bent = np.zeros(length // _BLOCK, np.bool_)  # whether a distance may not be 0
-        self._distance = np.zeros(length, np.int64)
+    def __init__(self) -> None:
+        self._distance = Column(np.int64)
+        blocks = len(self._distance) // _BLOCK
+        self._line = np.zeros(blocks, np.int64)
+        self._bent = np.zeros(blocks, np.bool_)  # whether a distance may not be 0
 
     def grow(self, length: int) -> None:
         """Have room for `length` members, a multiple of 512."""
-        grown = LinearColumn(length)
-        blocks = len(self._line)
-        grown._line[:blocks] = self._line
-        grown._bent[:blocks] = self._bent
-        old, new = self._distance.reshape(-1, _BLOCK), grown._distance.reshape(-1, _BLOCK)
-        bent = np.flatnonzero(self._bent)
-        new[bent] = old[bent]
-        self._line, self._bent, self._distance = grown._line, grown._bent, grown._distance
+        self._distance.grow(length)
+        more = length // _BLOCK - len(self._line)
+        self._line = np.append(self._line, np.zeros(more, np.int64))
+        self._bent = np.append(self._bent, np.zeros(more, np.bool_))
 
     def get(self, members: Selection) -> Numbers:
         """The number of each member."""
@@ -82,7 +80,8 @@ class LinearColumn:
         return self._get(numbers(members))
 
     def _get(self, members: Numbers) -> Numbers:
-        return self._on_line(members) + self._distance[members]
+        found: Numbers = self._on_line(members) + self._distance.values[members]
+        return found
 
     def _on_line(self, members: Numbers) -> Numbers:
         line: Numbers = self._line[members >> 9] + (members & (_BLOCK - 1))
@@ -94,7 +93,7 @@ class LinearColumn:
             self._set_line(members, values.start)
         elif len(members):
             members = numbers(members)
-            self._distance[members] = numbers(values) - self._on_line(members)
+            self._distance.values[members] = numbers(values) - self._on_line(members)
             self._bent[members >> 9] = True
 
     def _set_line(self, members: range, first: int) -> None:
@@ -106,7 +105,7 @@ class LinearColumn:
         start = first + whole.start - members.start
         self._line[blocks] = np.arange(start, start + len(whole), _BLOCK)
         if self._bent[blocks].any():
-            self._distance[whole.start : whole.stop] = 0
+            self._distance.values[whole.start : whole.stop] = 0
             self._bent[blocks] = False
         for edge in (range(members.start, whole.start), range(whole.stop, members.stop)):
             here = numbers(edge)
@@ -133,7 +132,7 @@ class LinearColumn:
 
     def _number(self, member: int) -> int:
         on_line = self._line.item(member // _BLOCK) + member % _BLOCK
-        return on_line + self._distance.item(member)
+        return on_line + int(self._distance.values[member])
 
     def _continues(self, members: range, first: int) -> bool:
         """Whether the numbers of `members` are `first` and those that follow it."""

@@ -8,8 +8,9 @@ with the kernel's errno, and leave the machine as the kernel would.
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -19,16 +20,38 @@ from dksmfs.kernel.calls.madvise import Advice, advised_mappings, advised_range,
 from dksmfs.kernel.calls.smaps import MappingInfo, mapping_info, present_pages
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.dksm.engine import BATCH_PAGES, SLICED_BATCH_PAGES, Dksm
+from dksmfs.kernel.dksm.batches import Batches
+from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
+from dksmfs.kernel.dksm.known_merges import KnownMerges
 from dksmfs.kernel.errors import AccessFault, kernel_error
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
 from dksmfs.kernel.memory.entries import HugePage, Part, Run
+from dksmfs.kernel.memory.hashing.copies import Copies
+from dksmfs.kernel.memory.hashing.formulas import Formulas
+from dksmfs.kernel.memory.hashing.hashes import HashShortcut
+from dksmfs.kernel.memory.hashing.known import Known
+from dksmfs.kernel.memory.hashing.repetitions import Repetitions
+from dksmfs.kernel.memory.hashing.same_pages import SamePages
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, parse_prot
 from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
 """The advices by the name that people write."""
+
+Shortcut = type[HashShortcut] | type[MergeShortcut]
+
+SHORTCUTS: Final[tuple[Shortcut, ...]] = (
+    KnownMerges,
+    Batches,
+    Known,
+    Formulas,
+    SamePages,
+    Repetitions,
+    Copies,
+)
+"""All that come to the results of the engine with less work, in the order in which they are
+tried."""
 
 
 @dataclass(slots=True)
@@ -63,12 +86,25 @@ class PageInfo:
 class Machine:
     """A machine with DKSM stopped and no processes.
 
-    Fewer than the real 32 `checksum_bits` make different pages collide, which is for tests.
+    Fewer than the real 32 `checksum_bits` make different pages collide. Without `shortcuts`, the
+    engine hashes each page that it looks at and takes one after the other. Both are for tests.
     """
 
-    def __init__(self, thp: str = "always", *, checksum_bits: int = 32) -> None:
+    def __init__(
+        self,
+        thp: str = "always",
+        *,
+        checksum_bits: int = 32,
+        shortcuts: Sequence[Shortcut] = SHORTCUTS,
+    ) -> None:
         self.memory = Memory(Thp(thp), checksum_bits)
         self.dksm = Dksm(self.memory)
+        for shortcut in shortcuts:
+            if issubclass(shortcut, HashShortcut):
+                hashes = self.memory.frames.hashes
+                hashes.shortcuts.append(shortcut(hashes))
+            else:
+                self.dksm.shortcuts.append(shortcut(self.dksm))
         self._processes: dict[int, Process] = {}
         self._last_pid = 0
         self._files: dict[str, File] = {}
@@ -221,7 +257,7 @@ class Machine:
 
     def madvise(self, pid: int, address: int, length: int, advice: int) -> None:
         """madvise(2); `advice` is one of `ADVICE`, others are EINVAL."""
-        for _ in self._madvise(pid, address, length, advice, BATCH_PAGES):
+        for _ in self.madvise_slices(pid, address, length, advice):
             pass
 
     def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
@@ -229,16 +265,11 @@ class Machine:
 
         Nothing may change the machine in a pause; failures are raised when asked for the next.
         """
-        return self._madvise(pid, address, length, advice, SLICED_BATCH_PAGES)
-
-    def _madvise(
-        self, pid: int, address: int, length: int, advice: int, batch_pages: int
-    ) -> Iterator[None]:
         mm = self._mm(pid)
         start, end = advised_range(address, length, advice)
         for vma, low, high in advised_mappings(mm, start, end):
             if advice == Advice.MERGEABLE:
-                yield from self.dksm.advertise(mm, vma, low, high, batch_pages)
+                yield from self.dksm.advertise(mm, vma, low, high)
             elif advice != Advice.UNMERGEABLE:
                 apply_advice(mm, vma, low, high, Advice(advice))
 
@@ -337,7 +368,7 @@ class Machine:
         frames = self.memory.frames
         pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
         present = pfns[flags != 0]
-        rows, checksums = frames.contents.looked_at(present)
+        rows, checksums = frames.hashes.look(present)
         words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
         known = iter(zip(words, checksums.tolist(), strict=True))
         return [next(known) if flag else None for flag in flags.tolist()]

@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xxhash import xxh64_intdigest
 
-from dksmfs.kernel.content.checksums import Checksums
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.dksm.batches import Decision, Outcome
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.machine import ADVICE, Machine
-from dksmfs.kernel.memory.frame_contents import FrameContents
-from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.memory.hashing.copies import Copies
 from dksmfs.kernel.units import PAGE_SIZE
 from tests.kernel.conftest import programs_profile
 
@@ -60,29 +56,6 @@ def steps_of(content: st.SearchStrategy[Content], most: int) -> st.SearchStrateg
     kinds = st.sampled_from(["map", "map", "again", "again", "part", "fork", "write", "exit"])
     step = st.tuples(kinds, content, st.integers(0, 7), st.integers(0, 400))
     return st.lists(step, min_size=2, max_size=most)
-
-
-@contextmanager
-def page_by_page() -> Iterator[None]:
-    """Nothing is decided in advance, and no checksum taken over."""
-
-    def nothing(decision: Decision, *_: object) -> Outcome:
-        none = np.empty(0, np.int64)
-        every = np.ones(len(decision._batch.vpn), np.bool_)
-        return Outcome(none, none, none, 0, decision._batch.by_address(every))
-
-    def hashed(contents: FrameContents, pfns: Numbers) -> Work[tuple[Checksums, Numbers]]:
-        yield from ()
-        digests = [xxh64_intdigest(row) & 0xFFFFFFFF for row in contents.rows(pfns)]
-        return np.array(digests, np.uint32) & contents._checksum_mask, pfns
-
-    with (
-        patch.object(Decision, "first_outcome", nothing),
-        patch.object(Decision, "outcome", nothing),
-        patch.object(FrameContents, "examine", hashed),
-        patch("dksmfs.kernel.dksm.engine.Again.merge", lambda *_: 0),
-    ):
-        yield
 
 
 def run(machine: Machine, program: Program) -> Iterator[object]:
@@ -142,10 +115,21 @@ def test_many_pages_that_collide(program: Program) -> None:
 
 
 def compare_with_page_by_page(program: Program, checksum_bits: int) -> None:
-    with patch("dksmfs.kernel.memory.frame_contents._FIRST_PAGES", 8):
+    with small_thresholds():
         seen = list(run(Machine("never", checksum_bits=checksum_bits), program))
-    with page_by_page():
-        assert seen == list(run(Machine("never", checksum_bits=checksum_bits), program))
+    literal = Machine("never", checksum_bits=checksum_bits, shortcuts=())
+    assert seen == list(run(literal, program))
+
+
+@contextmanager
+def small_thresholds() -> Iterator[None]:
+    """What the shortcuts do for many pages, for few."""
+    with (
+        patch.object(Copies, "first_pages", 8),
+        patch("dksmfs.kernel.dksm.batches.BATCH_PAGES", 512),
+        patch("dksmfs.kernel.dksm.table._FEW_CHAINS", 1),
+    ):
+        yield
 
 
 def test_copies_in_a_row_that_end() -> None:
@@ -155,7 +139,7 @@ def test_copies_in_a_row_that_end() -> None:
     program = [
         ("map", counted(values), 0, 0) for values in (numbers, numbers, changed, numbers + 300)
     ]
-    with patch("dksmfs.kernel.memory.frame_contents._FIRST_PAGES", 100):
+    with patch.object(Copies, "first_pages", 100):
         seen = list(run(Machine("never"), program))
     assert seen[0::2] == [
         (300, 0, 0, 300),

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
-from dksmfs.kernel.content.checksums import checksum_rows
 from dksmfs.kernel.content.comparison import equal_pages
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import parse_content
-from dksmfs.kernel.content.formulas import checksums_by_first_word, checksums_by_last_words
+from dksmfs.kernel.content.formulas import hashes_by_first_word, hashes_by_last_words
+from dksmfs.kernel.content.hashes import hash_rows
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.pausing import finished
 from dksmfs.kernel.units import PAGE_SIZE
@@ -56,8 +56,8 @@ def page_of(text: str, index: int) -> bytes:
     return little(first) + bytes(4088)
 
 
-def checksum(page: bytes) -> int:
-    return xxh64_intdigest(page) & 0xFFFFFFFF
+def page_hash(page: bytes) -> int:
+    return xxh64_intdigest(page)
 
 
 def arrays(*lists: list[int]) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -72,38 +72,40 @@ def test_described_pages_are_as_defined(text: str, indices: list[int]) -> None:
     content = parse_content(text)
     pages = [page_of(text, index) for index in indices]
     assert [row.tobytes() for row in content.rows(np.array(indices, np.int64))] == pages
-    assert content.checksums(np.array(indices, np.int64)).tolist() == list(map(checksum, pages))
+    hashes = list(map(page_hash, pages))
+    assert content.hashes(np.array(indices, np.int64)).tolist() == hashes
+    assert content.computed_hashes(np.array(indices, np.int64)).tolist() == hashes
 
 
 @pytest.mark.parametrize("text", DESCRIBED)
 @pytest.mark.parametrize("count", [1, 64, 65, 127, 128, 1023, 1024, 1025, 8193])
 def test_however_many_are_hashed_at_once(text: str, count: int) -> None:
     content = parse_content(text)
-    checksums = content.checksums(np.arange(count))
-    assert len(checksums) == count
+    hashes = content.computed_hashes(np.arange(count))
+    assert len(hashes) == count
     some = [*range(0, count, 251), count - 1]
-    assert checksums[some].tolist() == [checksum(page_of(text, index)) for index in some]
+    assert hashes[some].tolist() == [page_hash(page_of(text, index)) for index in some]
 
 
 @pytest.mark.parametrize("text", DESCRIBED)
 def test_pages_in_any_order(text: str) -> None:
     content = parse_content(text)
     order = np.random.default_rng(1).permutation(1500)
-    assert (content.checksums(order) == content.checksums(np.arange(1500))[order]).all()
+    assert (content.computed_hashes(order) == content.hashes(np.arange(1500))[order]).all()
     assert content.rows(order[:200])[199].tobytes() == page_of(text, int(order[199]))
 
 
 @given(word_lists)
 def test_pages_of_one_word(firsts: list[int]) -> None:
-    checksums = checksums_by_first_word(np.array(firsts, np.uint64))
-    assert checksums.tolist() == [checksum(little(word) + bytes(4088)) for word in firsts]
+    hashes = hashes_by_first_word(np.array(firsts, np.uint64))
+    assert hashes.tolist() == [page_hash(little(word) + bytes(4088)) for word in firsts]
 
 
 @given(words, word_lists)
 def test_pages_that_end_with_two_words(before_last: int, lasts: list[int]) -> None:
-    checksums = checksums_by_last_words(before_last, np.array(lasts, np.uint64))
+    hashes = hashes_by_last_words(before_last, np.array(lasts, np.uint64))
     pages = [bytes(4080) + little(before_last, word) for word in lasts]
-    assert checksums.tolist() == list(map(checksum, pages))
+    assert hashes.tolist() == list(map(page_hash, pages))
 
 
 # --- stored pages ---------------------------------------------------------------------------------
@@ -139,15 +141,13 @@ def test_stored_pages(stored: tuple[StoredContent, bytes], indices: list[int]) -
     pages = [data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0") for i in indices]
     (chosen,) = arrays(indices)
     assert [row.tobytes() for row in content.rows(chosen)] == pages
-    assert content.checksums(chosen).tolist() == list(map(checksum, pages))
-    copied = StoredContent(b"".join(pages)).fingerprints(np.arange(len(indices)))
-    assert (content.fingerprints(chosen) == copied).all()
+    assert content.hashes(chosen).tolist() == list(map(page_hash, pages))
 
 
 def test_checksums_of_rows() -> None:
     rows = np.frombuffer(stored_bytes(6), np.uint8).reshape(6, PAGE_SIZE)
     for some in (rows, rows[:0], rows[::2]):
-        assert checksum_rows(some).tolist() == [checksum(row.tobytes()) for row in some]
+        assert hash_rows(some).tolist() == [page_hash(row.tobytes()) for row in some]
 
 
 class Rows(Content):
@@ -164,8 +164,8 @@ class Rows(Content):
 
 def test_other_contents_are_hashed_by_their_rows() -> None:
     rows = np.frombuffer(stored_bytes(7), np.uint8).reshape(7, PAGE_SIZE)
-    expected = [checksum(row.tobytes()) for row in rows]
-    found = Rows(rows).checksums(np.arange(2500)).tolist()
+    expected = [page_hash(row.tobytes()) for row in rows]
+    found = Rows(rows).hashes(np.arange(2500)).tolist()
     assert found == [expected[index % 7] for index in range(2500)]
     assert Rows(rows).stored_pages == 0
 
@@ -174,42 +174,13 @@ def test_a_content_that_is_gone_lets_memory_be_closed() -> None:
     with mmap.mmap(-1, 3 * PAGE_SIZE) as memory:
         content = StoredContent(memoryview(memory), stable=False)
         for indices in arrays([0, 1, 2], [2, 0]):
-            content.checksums(indices)
-            content.fingerprints(indices)
+            content.hashes(indices)
             content.rows(indices)
         with pytest.raises(BufferError):
             memory.close()
         del content
         gc.collect()
         memory.close()
-
-
-# --- fingerprints ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("word", [0, 255, 510, 511])
-@pytest.mark.parametrize("bit", [0, 31, 32, 63])
-def test_each_bit_of_a_sampled_word_counts(word: int, bit: int) -> None:
-    pages = np.zeros((2, 512), "<u8")
-    pages[1, word] = 1 << bit
-    one, other = StoredContent(pages.tobytes()).fingerprints(np.arange(2)).tolist()
-    assert one != other
-    assert one >> 32 != other >> 32, "the upper half is what hints are found by"
-
-
-def test_equal_words_do_not_cancel_each_other() -> None:
-    places = (0, 255, 510, 511)
-    pages = np.zeros((1 << len(places), 512), "<u8")
-    for page, row in enumerate(pages):
-        row[[place for at, place in enumerate(places) if page >> at & 1]] = 0x0101010101010101
-    fingerprints = StoredContent(pages.tobytes()).fingerprints(np.arange(len(pages)))
-    assert len(np.unique(fingerprints >> np.uint64(32))) == len(pages)
-
-
-def test_pages_that_count_differ_in_the_upper_half() -> None:
-    seed = StoredContent(parse_content("seed:1").rows(np.arange(5000)).tobytes())
-    fingerprints = seed.fingerprints(np.arange(5000))
-    assert len(np.unique(fingerprints >> np.uint64(32))) == 5000
 
 
 # --- comparing ------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The table of page descriptors against a list of them."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 from dksmfs.kernel.dksm.table import NO_SLOT, Hashtable
+from dksmfs.kernel.memory.version import Version
 from tests.kernel.conftest import programs_profile
 
 GOLDEN_RATIO_32 = 0x61C88647
@@ -78,20 +81,25 @@ def added(table: Hashtable, batch: list[tuple[int, int]]) -> list[bool]:
 
 
 def walk(table: Hashtable, checksums: tuple[int, ...]) -> list[Walk]:
-    """The chains of checksums, found for all at once."""
+    """The chains of checksums, found for all at once, whether they are few or many."""
+    few = _walk(table, checksums)
+    with patch("dksmfs.kernel.dksm.table._FEW_CHAINS", 0):
+        many = _walk(table, checksums)
+    with patch("dksmfs.kernel.dksm.table._SCANNED_SLOTS", 1 << 40):
+        assert _walk(table, checksums) == few == many
+    return few
+
+
+def _walk(table: Hashtable, checksums: tuple[int, ...]) -> list[Walk]:
     walks: list[Walk] = [[] for _ in checksums]
-    slots = table.newest(np.array(checksums, np.uint32))
-    while (slots != NO_SLOT).any():
-        for found, slot, pfn, count in zip(
-            walks, slots, table.pfns(slots), table.counts(slots), strict=True
-        ):
-            if slot != NO_SLOT:
-                found.append((int(pfn), int(count)))
-        there = slots != NO_SLOT
-        older = np.full(len(slots), NO_SLOT, np.int32)
-        older[there] = table.older(slots[there])
-        assert (older[there] < slots[there]).all(), "an older slot has a lower number"
-        slots = older
+    slots, which = table.chains(np.array(checksums, np.uint32))
+    rows = zip(
+        which.tolist(), table.pfns(slots).tolist(), table.counts(slots).tolist(), strict=True
+    )
+    for one, pfn, count in rows:
+        walks[one].append((pfn, count))
+    assert (np.diff(which) >= 0).all()
+    assert (np.diff(slots)[np.diff(which) == 0] < 0).all(), "an older slot has a lower number"
     return walks
 
 
@@ -100,9 +108,10 @@ class Tables(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Hashtable()
+        self.now = Version()
+        self.table = Hashtable(self.now)
         self.model = Chains()
-        self.version = self.table.version
+        self.version = self.now.number
         self.highest = 4
 
     @initialize(room=st.integers(0, 40))
@@ -145,11 +154,11 @@ class Tables(RuleBasedStateMachine):
             for slot, _, _ in self.table.chain(checksum):
                 self.table.remove(np.array([slot]))
                 self.model.remove(checksum, 0)
-        self.version = self.table.version
+        self.version = self.now.number
 
     def changes(self) -> None:
-        assert self.table.version > self.version
-        self.version = self.table.version
+        assert self.now.number > self.version
+        self.version = self.now.number
 
     @invariant()
     def as_many(self) -> None:
@@ -185,26 +194,26 @@ def test_random_programs() -> None:
 
 @given(st.lists(st.tuples(checksums, pfns), max_size=200).map(together))
 def test_one_call_is_as_many(batch: list[tuple[int, int]]) -> None:
-    at_once, apart = Hashtable(), Hashtable()
+    at_once, apart = Hashtable(Version()), Hashtable(Version())
     assert added(at_once, batch) == [added(apart, [one])[0] for one in batch]
     assert walk(at_once, CHECKSUMS) == walk(apart, CHECKSUMS)
     assert len(at_once) == len(batch)
 
 
 def test_an_empty_table() -> None:
-    table = Hashtable()
+    table = Hashtable(Version())
     nothing = np.empty(0, np.uint32)
     assert not len(table)
     assert table.newest(np.array([0, 1, 0xFFFFFFFF], np.uint32)).tolist() == [NO_SLOT] * 3
     assert table.chain(0) == []
     assert table.add(nothing, np.empty(0, np.int64)).tolist() == []
     assert table.newest(nothing).tolist() == []
-    assert table.older(table.newest(nothing)).tolist() == []
+    assert [found.tolist() for found in table.chains(nothing)] == [[], []]
     assert table.frames().tolist() == []
 
 
 def test_a_slot_is_removed_with_all_its_repetitions() -> None:
-    table = Hashtable()
+    table = Hashtable(Version())
     assert added(table, [(5, 1), (5, 1), (5, 2), (5, 2), (5, 2), (6, 2)]) == [
         *(True, False, True, False, False, True),
     ]
@@ -222,7 +231,7 @@ def test_a_slot_is_removed_with_all_its_repetitions() -> None:
 def test_a_large_table(order: str) -> None:
     """A quarter of a million descriptors and as many repetitions, with removals in between."""
     random = np.random.default_rng(1)
-    table = Hashtable()
+    table = Hashtable(Version())
     kept: dict[int, int] = {}  # frames by checksum
     for first in range(1, 1 << 18, 1 << 14):
         checksums = np.unique(random.integers(0, 1 << 32, 1 << 14, np.uint32))
@@ -241,17 +250,20 @@ def test_a_large_table(order: str) -> None:
     slots = table.newest(every)
     assert table.pfns(slots).tolist() == list(kept.values())
     assert (table.counts(slots) == 2).all()
-    assert (table.older(slots) == NO_SLOT).all()
+    assert (table.chains(every)[0] == slots).all()
     assert len(table) == 2 * len(kept)
     assert len(kept) <= len(table._heads) < 4 * len(kept)
 
 
 def test_many_frames_of_one_checksum() -> None:
-    table = Hashtable()
+    table = Hashtable(Version())
     count = 100_000
     assert table.add(np.full(count, 5, np.uint32), np.arange(1, count + 1)).all()
     assert table.add(np.array([5], np.uint32), np.array([1])).all()
     assert [pfn for _, pfn, _ in table.chain(5)] == [1, *range(count, 0, -1)]
+    slots, which = table.chains(np.array([6, 5], np.uint32))
+    assert table.pfns(slots).tolist() == [1, *range(count, 0, -1)]
+    assert (which == 1).all()
     assert table.chain(6) == []
 
 
@@ -259,14 +271,14 @@ def test_many_frames_of_one_checksum() -> None:
 def test_what_was_added_alone_or_with_others_is_repeated_later(
     first: list[tuple[int, int]],
 ) -> None:
-    table = Hashtable()
+    table = Hashtable(Version())
     added(table, first)
     assert added(table, [(5, 9), (6, 9)]) == [False, True]
     assert [(pfn, count) for _, pfn, count in table.chain(5)] == [(9, 2)]
 
 
 def test_a_table_that_is_laid_out_anew_keeps_its_length_and_may_be_left_alone() -> None:
-    table = Hashtable()
+    table = Hashtable(Version())
     checksums = np.arange(300_000, dtype=np.uint32)
     table.add(checksums, checksums.astype(np.int64) + 1)
     room = len(table._pfn) - table._used

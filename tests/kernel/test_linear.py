@@ -21,7 +21,7 @@ values = st.integers(0, 1 << 62)
 
 @given(st.lists(st.tuples(ranges | scattered, values, st.booleans()), max_size=12), ranges)
 def test_a_column_is_a_list(writes: list[tuple[range | Numbers, int, bool]], asked: range) -> None:
-    column, plain = LinearColumn(1024), [0] * LENGTH
+    column, plain = LinearColumn(), [0] * LENGTH
     for block in range(0, LENGTH, 512):
         plain[block : block + 512] = range(512)
     column.grow(LENGTH)
@@ -41,7 +41,8 @@ def test_a_column_is_a_list(writes: list[tuple[range | Numbers, int, bool]], ask
 
 @given(ranges, values, ranges)
 def test_a_line_is_known_as_one(members: range, first: int, part: range) -> None:
-    column = LinearColumn(LENGTH)
+    column = LinearColumn()
+    column.grow(LENGTH)
     column.set(members, range(first, first + len(members)))
     inside = range(max(members.start, part.start), min(members.stop, part.stop))
     if len(inside):

@@ -1,4 +1,4 @@
-"""Comparing pages in our own memory, and fingerprints that tell which ones are worth it."""
+"""Comparing pages in our own memory."""
 
 import ctypes
 from typing import Final
@@ -6,15 +6,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.checksums import Rows
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import PAGE_SIZE
 
 Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-
-_ALL: Final = slice(None)
 
 _COMPARED_PAGES: Final = (64, 8, 1)
 """Pages compared by one call; where it finds a difference, by the next ones. So equal pages take
@@ -23,18 +20,6 @@ few calls, of which both sides fit in the processor's L2 cache, and one that dif
 _COMPARED_BYTES: Final = 1024 * PAGE_SIZE  # between pauses
 
 _FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
-
-_SAMPLED_WORDS: Final = 255  # one of so many: 0, 255 and 510 of a page, which ends with 511
-_SAMPLE_FACTORS: Final = tuple(
-    np.array(factor, np.uint64)
-    for factor in (
-        0x9E3779B97F4A7C15,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0x85EBCA77C2B2AE63,
-    )
-)
-_HALF_WORD: Final = np.array(32, np.uint64)  # bits
 
 # PyDLL does not let go of the interpreter's lock, which takes longer than comparing a page.
 _memcmp = ctypes.PyDLL(None).memcmp
@@ -104,16 +89,3 @@ def equal_bytes(left: Addresses, right: Addresses, sizes: npt.NDArray[np.int64])
         equal[here] = np.fromiter(orders, np.intc) == 0
         yield
     return equal
-
-
-def fingerprint_rows(rows: Rows, chosen: npt.NDArray[np.int64] | slice = _ALL) -> Words:
-    """The fingerprints of the rows at `chosen`."""
-    words = rows.view(np.uint64)
-    # The columns are copied row after row, so that each page of memory is looked at once.
-    sampled = words[chosen, ::_SAMPLED_WORDS].copy().T
-    fingerprints: Words = words[chosen, -1] * _SAMPLE_FACTORS[-1]
-    for column, factor in zip(sampled, _SAMPLE_FACTORS, strict=False):
-        fingerprints ^= column * factor
-    fingerprints ^= fingerprints >> _HALF_WORD
-    fingerprints *= _SAMPLE_FACTORS[0]
-    return fingerprints

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_rows
+from dksmfs.kernel.content.hashes import Hashes, Rows, hash_rows
 from dksmfs.kernel.linear import Selection, numbers
 
 _ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages for them
@@ -29,8 +29,11 @@ class Content(ABC):
     uniform: bool = False
     """Whether all pages are known to be alike."""
 
+    described: bool = False
+    """Whether a page is made of its number by a formula."""
+
     quick: bool = False
-    """Whether checksums take next to nothing: 100 ns a page at the most."""
+    """Whether hashes can be computed without the pages: in 100 ns a page at the most."""
 
     held_bytes: int = 0
     """What it takes of our own memory; memory that a client shares does not count."""
@@ -45,10 +48,14 @@ class Content(ABC):
     def rows(self, indices: Indices) -> Rows:
         """The bytes of the pages at `indices`, a row each. Not to be written to."""
 
-    def checksums(self, indices: Selection) -> Checksums:
-        """The checksums of the pages at `indices`."""
-        checksums = np.empty(len(indices), np.uint32)
+    def hashes(self, indices: Selection) -> Hashes:
+        """The hashes of the pages at `indices`."""
+        hashes = np.empty(len(indices), np.uint64)
         for start in range(0, len(indices), _ROWS_AT_ONCE):
             here = slice(start, start + _ROWS_AT_ONCE)
-            checksums[here] = checksum_rows(self.rows(numbers(indices[here])))
-        return checksums
+            hashes[here] = hash_rows(self.rows(numbers(indices[here])))
+        return hashes
+
+    def computed_hashes(self, indices: Selection) -> Hashes:
+        """The same, without the pages, if the content is `quick`."""
+        return self.hashes(indices)

@@ -6,21 +6,21 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_rows
-from dksmfs.kernel.content.comparison import Words
 from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.content.formulas import (
-    checksums_by_first_word,
-    checksums_by_last_words,
+    Words,
+    hashes_by_first_word,
+    hashes_by_last_words,
     splitmix_pages,
 )
+from dksmfs.kernel.content.hashes import Hashes, Rows, hash_rows
 from dksmfs.kernel.linear import Selection, numbers
 from dksmfs.kernel.units import PAGE_SIZE
 
 _WORDS: Final = PAGE_SIZE // 8
 _U64_LIMIT: Final = 1 << 64
 
-# From so many pages on, computing checksums without the pages is faster than hashing these.
+# From so many pages on, computing hashes without the pages is faster than hashing these.
 _MANY_SEED_PAGES: Final = 128
 _MANY_INDEX_PAGES: Final = 1024
 
@@ -35,6 +35,7 @@ class _Described(Content):
 
     value: int
     kind: ClassVar[str]
+    described = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.value < _U64_LIMIT:
@@ -56,8 +57,8 @@ class _Uniform(_Described):
     uniform = True
     quick = True
 
-    def checksums(self, indices: Selection) -> Checksums:
-        one = checksum_rows(self.rows(np.zeros(1, np.int64)))
+    def computed_hashes(self, indices: Selection) -> Hashes:
+        one = hash_rows(self.rows(np.zeros(1, np.int64)))
         return np.repeat(one, len(indices))
 
 
@@ -98,10 +99,10 @@ class IndexContent(_Described):
         words[:, 0] = self._states(indices)
         return _rows_of_words(words)
 
-    def checksums(self, indices: Selection) -> Checksums:
+    def computed_hashes(self, indices: Selection) -> Hashes:
         if len(indices) < _MANY_INDEX_PAGES:
-            return super().checksums(indices)
-        return checksums_by_first_word(self._states(numbers(indices)))
+            return self.hashes(indices)
+        return hashes_by_first_word(self._states(numbers(indices)))
 
 
 class PatternContent(_Described):
@@ -128,10 +129,10 @@ class SeedContent(_Described):
         words[:, -1] = indices
         return _rows_of_words(words)
 
-    def checksums(self, indices: Selection) -> Checksums:
+    def computed_hashes(self, indices: Selection) -> Hashes:
         if len(indices) < _MANY_SEED_PAGES:
-            return super().checksums(indices)
-        return checksums_by_last_words(self.value, numbers(indices).astype(np.uint64))
+            return self.hashes(indices)
+        return hashes_by_last_words(self.value, numbers(indices).astype(np.uint64))
 
 
 _WITH_VALUE: Final[dict[str, Callable[[int], Content]]] = {

@@ -1,4 +1,4 @@
-"""Pages that are computed from a word each, and the checksums of those that are mostly zeros.
+"""Pages that are computed from a word each, and the hashes of those that are mostly zeros.
 
 XXH64 takes the 4096 bytes of a page as 128 stripes of four words, one word for each of four lanes,
 which are merged at the end. If pages differ in one word, they do so in one lane. It is computed for
@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-Checksums = npt.NDArray[np.uint32]
 Words = npt.NDArray[np.uint64]
 
 _PAGE_BYTES: Final = 4096
@@ -67,26 +66,26 @@ def _mix_splitmix(words: Words, scratch: Words) -> None:
     words ^= scratch
 
 
-def checksums_by_first_word(words: Words) -> Checksums:
-    """The checksum of each page of one of `words` and 511 zero words."""
-    checksums = np.empty(len(words), np.uint32)
+def hashes_by_first_word(words: Words) -> Words:
+    """The hash of each page of one of `words` and 511 zero words."""
+    hashes = np.empty(len(words), np.uint64)
     first_states, last_states = _states_after(0), _states_after(_STRIPES)
     for here in _blocks(len(words), _HASHED_AT_ONCE):
         lane = _taken(first_states[0], words[here])
         _take_zeros(lane, _STRIPES - 1)
-        checksums[here] = _merged([lane, *last_states[1:]])
-    return checksums
+        hashes[here] = _merged([lane, *last_states[1:]])
+    return hashes
 
 
-def checksums_by_last_words(before_last: int, words: Words) -> Checksums:
-    """The checksum of each page of 510 zero words, the word `before_last`, and one of `words`."""
-    checksums = np.empty(len(words), np.uint32)
+def hashes_by_last_words(before_last: int, words: Words) -> Words:
+    """The hash of each page of 510 zero words, the word `before_last`, and one of `words`."""
+    hashes = np.empty(len(words), np.uint64)
     lanes = _states_after(_STRIPES - 1)
     stripe = np.array([[0], [0], [before_last]], np.uint64)
     fixed = [_taken(lane, word) for lane, word in zip(lanes[:3], stripe, strict=True)]
     for here in _blocks(len(words), _HASHED_AT_ONCE):
-        checksums[here] = _merged([*fixed, _taken(lanes[3], words[here])])
-    return checksums
+        hashes[here] = _merged([*fixed, _taken(lanes[3], words[here])])
+    return hashes
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:
@@ -125,8 +124,8 @@ def _mix(states: Words, scratch: Words) -> None:
     states *= _P1
 
 
-def _merged(lanes: Iterable[Words]) -> Checksums:
-    """The checksums of pages whose lanes have ended in these states; at least one lane has a
+def _merged(lanes: Iterable[Words]) -> Words:
+    """The hashes of pages whose lanes have ended in these states; at least one lane has a
     state for each page."""
     lanes = list(lanes)
     merged = sum(map(_turned, lanes, (1, 7, 12, 18)), start=np.zeros(1, np.uint64))
@@ -139,7 +138,7 @@ def _merged(lanes: Iterable[Words]) -> Checksums:
         merged ^= merged >> _BITS[bits]
         merged *= prime
     merged ^= merged >> _BITS[32]
-    return merged.astype(np.uint32)  # keeps the low 32 bits
+    return merged
 
 
 def _turned(states: Words, bits: int) -> Words:

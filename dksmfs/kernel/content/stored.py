@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.checksums import Checksums, Rows, checksum_adjacent, checksum_each
-from dksmfs.kernel.content.comparison import Words, equal_bytes, fingerprint_rows
+from dksmfs.kernel.content.comparison import equal_bytes
 from dksmfs.kernel.content.content import Content, Indices
+from dksmfs.kernel.content.hashes import Hashes, Rows, hash_adjacent, hash_each
 from dksmfs.kernel.linear import Selection, compact, numbers
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import PAGE_SIZE
@@ -57,16 +57,16 @@ class StoredContent(Content):
         adjacent = compact(indices)
         return slice(adjacent.start, adjacent.stop) if isinstance(adjacent, range) else None
 
-    def checksums(self, indices: Selection) -> Checksums:
+    def hashes(self, indices: Selection) -> Hashes:
         adjacent = self._adjacent(indices)
         if adjacent is not None:
             size = slice(adjacent.start * PAGE_SIZE, adjacent.stop * PAGE_SIZE)
-            return checksum_adjacent(self._memory[size])
+            return hash_adjacent(self._memory[size])
         pages = numbers(indices)
         if (pages >= self.stored_pages).any():
-            return super().checksums(pages)
+            return super().hashes(pages)
         rows = map(self._rows.__getitem__, pages.tolist())
-        return checksum_each(rows)
+        return hash_each(rows)
 
     def repetitions(self, indices: Selection) -> Work[Indices | None]:
         """For each page the position, in `indices`, of an earlier one that is proven to have the
@@ -112,17 +112,3 @@ class StoredContent(Content):
         same = yield from equal_bytes(begin, zeros, np.full(len(likely), len(_ZEROS)))
         runs: Indices = likely[same][:, None] + np.arange(_ZERO_PAGES)
         return runs.reshape(-1)
-
-    def fingerprints(self, chosen: Selection) -> Words:
-        """A number that pages with equal bytes share, from a few words of each."""
-        adjacent = self._adjacent(chosen)
-        if adjacent is not None:
-            return fingerprint_rows(self._rows[adjacent])
-        indices = numbers(chosen)
-        whole = indices < self.stored_pages
-        if whole.all():
-            return fingerprint_rows(self._rows, indices)
-        fingerprints = np.empty(len(indices), np.uint64)
-        fingerprints[whole] = fingerprint_rows(self._rows, indices[whole])
-        fingerprints[~whole] = fingerprint_rows(self.rows(indices[~whole]))
-        return fingerprints

@@ -1,22 +1,22 @@
 """Regions that are the same as one before: many machines of a fleet run the same programs.
 
-When all pages of a stretch merged, each at the first try, and nothing has happened since that a
-page descriptor would notice, then the same pages merge with the same frames again. So it is noted
-which pages of which content merged with which frames, and a run of frames that holds
-these pages, and is at home, is merged in one go. What it takes does not grow with the pages, but
-for counting who maps each frame.
+Exact, as the same pages at home merge with the same frames again, if all of them merged before,
+each at the first try, and nothing has happened since that a page descriptor would notice. So it is
+noted which pages of which content merged with which frames, and a run of frames that holds these
+pages is merged in one go. The time this takes does not grow with the pages, but for counting who
+maps each frame.
 """
 
 from dataclasses import dataclass
 
-from dksmfs.kernel.dksm.batches import MERGED
+from dksmfs.kernel.dksm.engine import MERGED, Dksm, MergeShortcut
 from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Run
 from dksmfs.kernel.memory.frames import home
 from dksmfs.kernel.memory.vma import Vma
+from dksmfs.kernel.pausing import Work
 
-Version = tuple[int, int, int]
 Origin = tuple[int, int]  # the number of a content, and a page in it
 
 
@@ -38,14 +38,49 @@ class _Known:
         return self.pfn + self.step * (page - self.first)
 
 
-class Again:
+class KnownMerges(MergeShortcut):
     """What merged with what, as long as nothing changes."""
 
-    def __init__(self) -> None:
-        self._version: Version | None = None
+    def __init__(self, dksm: Dksm) -> None:
+        super().__init__(dksm)
+        self._version = -1
         self._known: dict[int, _Known] = {}  # by the number of the content
+        self._asked: tuple[Origin | None, int, int] = None, -1, 0
+        """Of pages whose outcome is not known: their origin, the version, the pages merged."""
 
-    def note(self, origin: Origin, targets: Numbers, version: Version) -> None:
+    def advertise(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
+        yield from ()
+        origin, version = origin_of(mm, vma, low, high), mm.frames.version.number
+        merged = 0
+        if origin is not None and version == self._version:
+            merged = self._merge(mm, origin, low, high)
+            self.dksm.pages_scanned += merged
+            self.dksm.pages_merged += merged
+        self._asked = None if merged else origin, version, self.dksm.pages_merged
+        return merged
+
+    def _merge(self, mm: AddressSpace, origin: Origin, low: int, high: int) -> int:
+        """Merge pages from `low` on as far as is known; returns how many."""
+        known = self._known.get(origin[0])
+        if known is None or not known.first <= origin[1] < known.end:
+            return 0
+        run = mm.tables.look(low, min(high, low + known.end - origin[1]))[0]
+        assert isinstance(run, Run)
+        merged = Run(run.start, run.end, known.frame(origin[1]), known.step, MERGED)
+        if merged.frames != run.frames and mm.frames.any_tracked(run.frames):
+            return 0  # a descriptor would become stale on the way
+        mm.get_run(merged)
+        mm.frames.put(run.frames)
+        mm.tables.add_run(merged)
+        return run.pages
+
+    def learn(self, mm: AddressSpace, low: int, high: int) -> None:
+        origin, *before = self._asked
+        now = mm.frames.version.number, self.dksm.pages_merged - (high - low)
+        if origin is not None and now == tuple(before):
+            self._note(origin, mm.tables.entries(low, high)[0], now[0])
+
+    def _note(self, origin: Origin, targets: Numbers, version: int) -> None:
         """The page at `origin` and those behind it have merged with the frames `targets`."""
         if version != self._version:
             self._known, self._version = {}, version
@@ -59,27 +94,6 @@ class Again:
         if before is not None and before.continues_at(first, pfn, step):
             first, pfn = before.first, before.pfn
         self._known[content] = _Known(first, end, pfn, step)
-
-    def merge(self, mm: AddressSpace, vma: Vma, low: int, high: int, version: Version) -> int:
-        """Merge pages of the stretch from `low` on, as far as is known; returns how many."""
-        if version != self._version or not self._known:
-            return 0
-        origin = origin_of(mm, vma, low, high)
-        if origin is None:
-            return 0
-        known = self._known.get(origin[0])
-        if known is None or not known.first <= origin[1] < known.end:
-            return 0
-        run = mm.tables.look(low, min(high, low + known.end - origin[1]))[0]
-        assert isinstance(run, Run)
-        target = known.frame(origin[1])
-        merged = Run(run.start, run.end, target, known.step, MERGED)
-        if merged.frames != run.frames and mm.frames.any_tracked(run.frames):
-            return 0  # a descriptor would become stale on the way
-        mm.get_run(merged)
-        mm.frames.put(run.frames)
-        mm.tables.add_run(merged)
-        return run.pages
 
 
 def origin_of(mm: AddressSpace, vma: Vma, low: int, high: int) -> Origin | None:

@@ -8,14 +8,15 @@ that cannot be seen from outside, since only descriptors with one and the same c
 each other, and their order in the chain is the same.
 """
 
-from collections.abc import Generator, Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.checksums import Checksums
+from dksmfs.kernel.content.hashes import Checksums
 from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.memory.version import Version
+from dksmfs.kernel.pausing import Work, finished
 
 HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size shows
 NO_SLOT: Final = -1
@@ -23,6 +24,11 @@ NO_SLOT: Final = -1
 _FEWEST_BITS: Final = 12  # of the number of a bucket
 _MOST_BITS: Final = 28
 _ROOM: Final = 4  # slots for each bucket, when the table is laid out; memory not used yet is free
+
+_FEW_CHAINS: Final = 16  # that are followed one by one and not together
+_SCANNED_SLOTS: Final = (
+    256  # looked at in a row in the time in which one step along a chain is taken
+)
 
 _FEWEST_IN_PART: Final = 1 << 16  # slots that are sorted at once when the table is laid out anew
 _MOST_PARTS: Final = 64
@@ -55,16 +61,20 @@ class Hashtable:
     the next `add`. Of those with one checksum, a newer slot has a higher number.
     """
 
-    def __init__(self) -> None:
-        self.version = 0
-        """Grows with every change."""
+    def __init__(self, version: Version) -> None:
+        self._version = version
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all descriptors."""
         self._descriptors = 0
         self._repeated = False  # whether a slot stands for several
         self._highest_pfn = 0  # of all frames that ever had a descriptor
-        self._clear(_FEWEST_BITS)
+        self._clear_slots(_FEWEST_BITS)
+        self._version.change()
 
-    def _clear(self, bits: int) -> None:
-        """Have no slots, but so many buckets."""
+    def _clear_slots(self, bits: int) -> None:
+        """Have no slots, and 2**bits buckets."""
         room = _ROOM << bits
         self._bits = bits
         self._heads: Slots = np.full(1 << bits, NO_SLOT, np.int32)
@@ -85,16 +95,57 @@ class Hashtable:
         """The slot of the newest descriptor with each checksum; NO_SLOT if there is none."""
         return self._newest(checksums * _FACTOR)
 
-    def older(self, slots: Slots) -> Slots:
+    def newest_frames(self, checksums: Checksums) -> Numbers:
+        """The frame of the newest descriptor with each checksum; 0 if there is none."""
+        slots = self.newest(checksums)
+        return np.where(slots == NO_SLOT, 0, self.pfns(slots))
+
+    def chains(self, checksums: Checksums) -> tuple[Numbers, Numbers]:
+        """All slots with one of the checksums, which are all different: those of one checksum
+        together, the newest first; and of each slot the position of its checksum."""
+        which = np.arange(len(checksums))
+        slots = self.newest(checksums)
+        found: list[tuple[Slots, Numbers]] = []
+        while True:
+            which, slots = which[slots != NO_SLOT], slots[slots != NO_SLOT]
+            found.append((slots, which))
+            if len(which) <= _FEW_CHAINS:
+                break
+            slots = self._older(slots)
+        for one, slot in zip(which.tolist(), slots.tolist(), strict=True):
+            rest = self._rest_of_chain(slot)
+            found.append((rest, np.full(len(rest), one)))
+        every, of = (np.concatenate(column) for column in zip(*found, strict=True))
+        together = np.argsort(of, kind="stable")
+        return every[together].astype(np.int64), of[together]
+
+    def _older(self, slots: Slots) -> Slots:
         """The next older slot with the same checksum as each; NO_SLOT if there is none."""
         links = self._links.take(slots)
         return self._along(links["key"], links["next"].copy())
 
-    def pfns(self, slots: Slots) -> Numbers:
+    def _rest_of_chain(self, slot: int) -> Slots:
+        """The slots older than `slot` with its checksum, newest first."""
+        key_at, next_at = self._key.item, self._next.item
+        key, last = key_at(slot), slot
+        found: list[int] = []
+        for _ in range(self._used // _SCANNED_SLOTS + _FEW_CHAINS):
+            slot = next_at(slot)
+            if slot == NO_SLOT:
+                return np.array(found, np.int32)
+            if key_at(slot) == key:
+                last = slot
+                found.append(slot)
+        # The chain is long: to look at all slots, one after the other in memory, takes less.
+        behind = np.flatnonzero(self._key[:last] == key)[::-1].astype(np.int32)
+        behind = behind[self._pfn[behind] != 0]  # a removed slot's key is that of other checksums
+        return np.concatenate([np.array(found, np.int32), behind])
+
+    def pfns(self, slots: Slots | Numbers) -> Numbers:
         """The frame of each slot; anything for NO_SLOT."""
         return self._pfn.take(slots).astype(np.int64)
 
-    def counts(self, slots: Slots) -> Numbers:
+    def counts(self, slots: Slots | Numbers) -> Numbers:
         """How many descriptors each slot stands for; anything for NO_SLOT."""
         return self._repeats.take(slots).astype(np.int64) + 1
 
@@ -144,15 +195,14 @@ class Hashtable:
         self._key[slots] ^= _REMOVED
         self._descriptors -= len(slots) + int(self._repeats[slots].sum())
         self._live -= len(slots)
-        self.version += 1
+        self._version.change()
 
     def add(self, checksums: Checksums, pfns: Numbers) -> Mask:
         """Put descriptors at the head of their chains, one after the other; those with the same
         checksum stand together. Tells of each whether it got a slot of its own; otherwise it
         repeats the newest one and is counted there."""
-        for _ in self.reserve(len(pfns)):
-            pass
-        self.version += 1
+        finished(self.reserve(len(pfns)))
+        self._version.change()
         self._descriptors += len(pfns)
         if len(pfns) == 1:
             return np.array([self._add_one(checksums.item(), pfns.item())])
@@ -242,7 +292,7 @@ class Hashtable:
             left = np.flatnonzero(self._heads.take(buckets) != newest)
             buckets, oldest, newest = buckets[left], oldest[left], newest[left]
 
-    def reserve(self, count: int) -> Generator[None, None, None]:
+    def reserve(self, count: int) -> Work[None]:
         """Have room for `count` descriptors more. That takes long now and then, so there are
         pauses, in which only the length may be asked for."""
         if self._used + count > len(self._pfn):
@@ -250,16 +300,15 @@ class Hashtable:
             try:
                 for _ in laying_out:
                     yield
-            finally:  # whoever was waiting for it
-                for _ in laying_out:
-                    pass
+            finally:  # the one who was waiting for it may have gone
+                finished(laying_out)
 
-    def _lay_out(self, needed: int) -> Iterator[None]:
+    def _lay_out(self, needed: int) -> Work[None]:
         """Make room for more slots, with buckets for those `needed`. Removed ones are dropped, and
         chains get short, and come to lie close together in memory."""
         used, repeats = self._used, self._repeats
         links, pfns = self._links[:used], self._pfn[:used]
-        self._clear(min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS))
+        self._clear_slots(min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS))
         # Part by part, in the order of the keys: memory that is used for the first time takes
         # longer than what is done with it here, and so is used again for the next part.
         parts = min(used // _FEWEST_IN_PART + 1, _MOST_PARTS)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.memory.version import Version
 
 ZERO_CONTENT: Final = 0
 """The number of the zero content, which is never dropped."""
@@ -16,7 +17,7 @@ ZERO_CONTENT: Final = 0
 class Contents:
     """A table of contents; one that no frame uses is forgotten, and its number used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: Version) -> None:
         zero = ZeroContent()
         self._contents: list[Content | None] = [zero]
         self._users = [1]  # frames that use each content; the zero page is the first
@@ -27,10 +28,11 @@ class Contents:
         self.address = np.zeros(1, np.int64)
         self.stored_pages = np.zeros(1, np.int64)
         """Where whole pages of a content are stored, and how many, by its number."""
+        self.stable = np.array([True])
+        """Whether a content never changes, by its number."""
         self.kept = np.array([False])
         """Whether a content has bytes that are stored and never change, by its number."""
-        self.version = 0
-        """Grows when a content is forgotten, and its number may get another meaning."""
+        self._version = version
         self.unstable = 0
         """How many contents may change unseen."""
         self.held_bytes = 0
@@ -50,6 +52,7 @@ class Contents:
             self._numbers[content] = number
             self.uniform[number] = content.uniform
             self.address[number], self.stored_pages[number] = content.address, content.stored_pages
+            self.stable[number] = content.stable
             self.kept[number] = content.stable and isinstance(content, StoredContent)
             self.held_bytes += content.held_bytes
             self.unstable += not content.stable
@@ -63,7 +66,7 @@ class Contents:
         self._contents.append(None)
         self._users.append(0)
         if len(self._users) > len(self.uniform):
-            for name in ("uniform", "address", "stored_pages", "kept"):
+            for name in ("uniform", "address", "stored_pages", "stable", "kept"):
                 column = getattr(self, name)
                 setattr(self, name, np.resize(column, 2 * len(column)))
         return len(self._contents) - 1
@@ -81,7 +84,7 @@ class Contents:
             del self._numbers[self[number]]
             self._contents[number] = None
             self._vacant.append(number)
-            self.version += 1
+            self._version.change()  # the number may get another meaning
 
     def check_invariants(self, used: npt.NDArray[np.int64]) -> None:
         """Assert that `used`, the number of each frame's content, is what was counted."""

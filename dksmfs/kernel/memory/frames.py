@@ -14,12 +14,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dksmfs.kernel.columns import Column
 from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
+from dksmfs.kernel.linear import LinearColumn, Numbers, Selection, at, compact, numbers, part
 from dksmfs.kernel.memory.frame_contents import FrameContents
-from dksmfs.kernel.memory.frame_table import ANONYMOUS, CACHED, COMPOUND, MANY, FrameTable
+from dksmfs.kernel.memory.hashing.hashes import FrameHashes
+from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.memory.vacancies import Vacancies
+from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 Pfns = Numbers
@@ -28,6 +31,17 @@ Mask = npt.NDArray[np.bool_]
 FRAME_LIMIT: Final = (1 << 28) + HUGE_PAGES
 """Frames of a machine: 1 TiB of memory beside the zero page. Its books take 1.3 GiB of ours where
 regions stay in one piece, and some 8 GiB at the most."""
+
+# Flags of a frame.
+COMPOUND: Final = 1  # part of a huge page
+CACHED: Final = 2  # held by a file's page cache
+ANONYMOUS: Final = 4  # mapped by a private mapping; its home says where first
+NAMED: Final = 8  # free, but a page descriptor named it when it was freed
+
+MANY: Final = 255
+"""Page descriptors that a frame counts; with more, it counts as tracked until DKSM is stopped."""
+
+_SWEPT_FRAMES: Final = 1 << 20  # looked at together for frames that are not named any more
 
 _COUNTED: Final = 1 << 30  # entries of one frame in its column, which has 32 bits
 
@@ -51,27 +65,35 @@ class Frames:
     """All page frames of a machine; `contents` is what they hold."""
 
     def __init__(self, checksum_bits: int) -> None:
-        self._table = FrameTable()
-        self.contents = FrameContents(self._table, checksum_bits)
+        self.version = Version()
+        """Grows with whatever may change the outcome of an advertisement: a frame that a page
+        descriptor names is freed or gets another content, a content number gets another meaning,
+        the table of page descriptors changes."""
+        kept = KeptHashes()
+        self.contents = FrameContents(kept, self.version, self.any_tracked)
+        self.hashes = FrameHashes(self.contents, kept, checksum_bits)
+        self._mapcount = Column(np.int32)  # page-table entries, as far as `_more` does not count
+        self._tracked = Column(np.uint8)  # page descriptors, up to MANY
+        self._flags = Column(np.uint8)
+        self._home = LinearColumn()  # of anonymous frames: where they were mapped first
         # 0 to 511 are the zero page, small or huge.
         self._end = HUGE_PAGES  # the first number never used
         self._vacant = Vacancies()
         self._vacant_huge: list[int] = []  # first pfns of free huge pages
+        self._named = 0  # free frames that a page descriptor names
+        self._released = 0  # those of them that none names any more; they are from `_swept` on
+        self._swept = HUGE_PAGES
         self._huge_references: dict[int, int] = {}  # entries that map each huge page, by first pfn
         self._mappings = 0  # entries of all frames together
         self._more: dict[int, int] = {}  # entries of a frame beside those in its column
-
-    @property
-    def version(self) -> int:
-        """Grows when a frame that a page descriptor names is freed, or gets another content."""
-        return self._table.version
 
     # --- allocation -------------------------------------------------------------------------
 
     @property
     def room(self) -> int:
         """Frames that are left."""
-        return FRAME_LIMIT - self._end + len(self._vacant) + HUGE_PAGES * len(self._vacant_huge)
+        small = FRAME_LIMIT - self._end + len(self._vacant) + self._released
+        return small + HUGE_PAGES * len(self._vacant_huge)
 
     @property
     def has_huge_page(self) -> bool:
@@ -87,6 +109,8 @@ class Frames:
     def allocate(self, count: int) -> Selection:
         """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""
         self.require(count)
+        while self._released and count > len(self._vacant):
+            self._sweep()
         while self._vacant_huge and count > FRAME_LIMIT - self._end + len(self._vacant):
             head = self._vacant_huge.pop()
             self._vacant.add(range(head, head + HUGE_PAGES))
@@ -102,7 +126,7 @@ class Frames:
         """Like `allocate`, for anonymous pages that are mapped once, at adjacent places."""
         pfns = self.allocate(count)
         self.make_anonymous(pfns, range(first_home, first_home + count))
-        self._table.mapcount[at(pfns)] = 1
+        self._mapcount.values[at(pfns)] = 1
         self._mappings += count
         return pfns
 
@@ -118,62 +142,77 @@ class Frames:
             head = self._extend(HUGE_PAGES).start
         parts = range(head, head + HUGE_PAGES)
         self.contents.give(parts, _ZERO, range(HUGE_PAGES))
-        self._table.flags[at(parts)] = COMPOUND
+        self._flags.values[at(parts)] = COMPOUND
         self._huge_references[head] = 0
         return head
 
     def _extend(self, count: int) -> range:
         first, self._end = self._end, self._end + count
-        self._table.reach(self._end)
+        self._reach(self._end)
         return range(first, self._end)
+
+    def _reach(self, end: int) -> None:
+        """Have rows for the frames below `end`."""
+        length = len(self._mapcount)
+        if end <= length:
+            return
+        while length < end:
+            length *= 2
+        for column in (self._mapcount, self._tracked, self._flags, self._home):
+            column.grow(length)
+        self.contents.grow(length)
 
     def make_anonymous(self, pfns: Selection, homes: Selection) -> None:
         """Note where anonymous frames are mapped first."""
-        self._table.flags[at(pfns)] |= np.uint8(ANONYMOUS)
-        self._table.home.set(pfns, homes)
+        self._flags.values[at(pfns)] |= np.uint8(ANONYMOUS)
+        self._home.set(pfns, homes)
 
     # --- what kind of frames they are -------------------------------------------------------
 
     def mapcounts(self, pfns: Pfns) -> npt.NDArray[np.signedinteger[Any]]:
         """The page-table entries that map each frame."""
-        counts: npt.NDArray[np.signedinteger[Any]] = self._table.mapcount[pfns]
+        counts: npt.NDArray[np.signedinteger[Any]] = self._mapcount.values[pfns]
         if self._more:
             counts = counts.astype(np.int64)
             for pfn, more in self._more.items():
                 counts[pfns == pfn] += more
         return counts
 
+    def mapcount(self, pfn: int) -> int:
+        """The page-table entries that map one frame."""
+        return int(self._mapcount.values[pfn]) + self._more.get(pfn, 0)
+
     def anonymous(self, pfns: Selection) -> Mask:
         """Whether each frame is anonymous; the zero page is not."""
-        found: Mask = self._table.flags[at(pfns)] & ANONYMOUS != 0
+        found: Mask = self._flags.values[at(pfns)] & ANONYMOUS != 0
         return found
 
     def compound(self, pfns: Selection) -> Mask:
         """Whether each frame is part of a huge page."""
-        found: Mask = self._table.flags[at(pfns)] & COMPOUND != 0
+        found: Mask = self._flags.values[at(pfns)] & COMPOUND != 0
         return found
 
     def cached(self, pfns: Selection) -> Mask:
         """Whether a page cache holds each frame."""
-        found: Mask = self._table.flags[at(pfns)] & CACHED != 0
+        found: Mask = self._flags.values[at(pfns)] & CACHED != 0
         return found
 
     def homes(self, pfns: Selection) -> Numbers:
         """The `home` of each anonymous frame."""
-        return self._table.home.get(pfns)
+        return self._home.get(pfns)
 
     def first_home(self, pfns: range) -> int | None:
         """The home of the first, if those of all are known to be adjacent."""
-        return self._table.home.first_of_line(pfns)
+        return self._home.first_of_line(pfns)
 
     # --- references -------------------------------------------------------------------------
 
     def get(self, pfns: Selection) -> None:
         """Count one more page-table entry for each of `pfns` (repeated ones count each time)."""
         if isinstance(pfns, range):
-            self._table.mapcount[at(pfns)] += _ONE
+            self._mapcount.values[at(pfns)] += _ONE
         else:
-            np.add.at(self._table.mapcount, pfns, _ONE)
+            np.add.at(self._mapcount.values, pfns, _ONE)
         self._mappings += len(pfns)
         if self._mappings > _COUNTED:
             self._spill(pfns)
@@ -182,10 +221,10 @@ class Frames:
     def add_mappings(self, pfn: int, count: int) -> None:
         """Count `count` more page-table entries for one small frame; fewer, if it is negative."""
         self._mappings += count
-        self._set_mappings(pfn, int(self._table.mapcount[pfn]) + self._more.get(pfn, 0) + count)
+        self._set_mappings(pfn, self.mapcount(pfn) + count)
 
     def _set_mappings(self, pfn: int, count: int) -> None:
-        self._table.mapcount[pfn] = min(count, _COUNTED)
+        self._mapcount.values[pfn] = min(count, _COUNTED)
         if count > _COUNTED:
             self._more[pfn] = count - _COUNTED
         else:
@@ -194,27 +233,26 @@ class Frames:
     def _spill(self, pfns: Selection) -> None:
         """Keep the columns of some frames far from overflow, and of those with more from 0. No call
         counts as much as _COUNTED / 2 entries of one frame up or down."""
-        large = part(pfns, self._table.mapcount[at(pfns)] > _COUNTED)
+        large = part(pfns, self._mapcount.values[at(pfns)] > _COUNTED)
         for pfn in {*np.unique(numbers(large)).tolist(), *self._more}:
             self.add_mappings(pfn, 0)
 
     def put(self, pfns: Selection) -> None:
         """Count one entry less for each of `pfns`, and free the frames that nobody maps now."""
-        table = self._table
         self._mappings -= len(pfns)
         if isinstance(pfns, range):
-            counts = table.mapcount[at(pfns)]
+            counts = self._mapcount.values[at(pfns)]
             counts -= _ONE
-            if not counts.any() and not (table.flags[at(pfns)] & (CACHED | COMPOUND)).any():
+            if not counts.any() and not (self._flags.values[at(pfns)] & (CACHED | COMPOUND)).any():
                 self._free(pfns)
                 return
         else:
-            np.subtract.at(table.mapcount, pfns, _ONE)
+            np.subtract.at(self._mapcount.values, pfns, _ONE)
         if self._more:
             self._spill(range(0))
-        small = table.flags[at(pfns)] & (CACHED | COMPOUND) == 0
+        small = self._flags.values[at(pfns)] & (CACHED | COMPOUND) == 0
         self._count_huge(pfns, -1)
-        unused = (table.mapcount[at(pfns)] == 0) & small
+        unused = (self._mapcount.values[at(pfns)] == 0) & small
         self._free(self._without_repetitions(part(pfns, unused)))
 
     def drop_mappings(self, pfn: int, count: int) -> None:
@@ -246,13 +284,13 @@ class Frames:
 
     def get_huge(self, head: int) -> None:
         """Count a mapping of the whole huge page: one reference, every part of it mapped."""
-        self._table.mapcount[head : head + HUGE_PAGES] += _ONE
+        self._mapcount.values[head : head + HUGE_PAGES] += _ONE
         self._mappings += HUGE_PAGES
         self._change_huge_reference(head, 1)
 
     def put_huge(self, head: int) -> None:
         """Undo `get_huge`."""
-        self._table.mapcount[head : head + HUGE_PAGES] -= _ONE
+        self._mapcount.values[head : head + HUGE_PAGES] -= _ONE
         self._mappings -= HUGE_PAGES
         self._change_huge_reference(head, -1)
 
@@ -262,40 +300,48 @@ class Frames:
 
     def references(self, pfn: int) -> int:
         """page_count() without transient references: of the whole huge page if `pfn` is in one."""
-        if self._table.flags[pfn] & COMPOUND:
+        if self._flags.values[pfn] & COMPOUND:
             return self._huge_references[huge_head(pfn)]
-        return int(self.mapcounts(np.array([pfn]))[0])
+        return self.mapcount(pfn)
 
     def cache(self, pfns: Selection) -> None:
         """Let a file's page cache hold `pfns`."""
-        self._table.flags[at(pfns)] |= np.uint8(CACHED)
+        self._flags.values[at(pfns)] |= np.uint8(CACHED)
 
     def uncache(self, pfns: Pfns) -> None:
         """Undo `cache`, and free those that nobody maps."""
-        self._table.flags[pfns] &= np.uint8(0xFF & ~CACHED)
-        self._free(pfns[self._table.mapcount[pfns] == 0])
+        self._flags.values[pfns] &= np.uint8(0xFF & ~CACHED)
+        self._free(pfns[self._mapcount.values[pfns] == 0])
 
     def _free(self, pfns: Selection) -> None:
-        tracked = self._table.tracked[at(pfns)] != 0
+        tracked = self._tracked.values[at(pfns)] != 0
         self._clear(pfns)
         if tracked.any():
-            self._table.version += 1
+            self.version.change()
+            named = part(pfns, tracked)
+            self._flags.values[at(named)] = NAMED
+            self._named += len(named)
             pfns = part(pfns, ~tracked)
         self._vacant.add(pfns)
 
     def _clear(self, pfns: Selection) -> None:
         self.contents.drop(pfns)
-        self._table.flags[at(pfns)] = 0
+        self._flags.values[at(pfns)] = 0
 
     # --- page descriptors -------------------------------------------------------------------
 
+    def tracked(self, pfns: Selection) -> Mask:
+        """Whether a page descriptor names each frame."""
+        tracked: Mask = self._tracked.values[at(pfns)] != 0
+        return tracked
+
     def any_tracked(self, pfns: Selection) -> bool:
         """Whether a page descriptor names one of the frames."""
-        return bool(self._table.tracked[at(pfns)].any())
+        return bool(self._tracked.values[at(pfns)].any())
 
     def track(self, pfns: Selection) -> None:
         """Count a page descriptor for each of `pfns`; a frame that reaches `MANY` stays there."""
-        tracked = self._table.tracked
+        tracked = self._tracked.values
         if len(self._without_repetitions(pfns)) == len(pfns):
             counts = tracked[at(pfns)]
             tracked[at(pfns)] = counts + (counts < MANY)
@@ -305,26 +351,37 @@ class Frames:
 
     def untrack(self, pfns: Pfns) -> None:
         """Count a page descriptor less for each of `pfns` (repeated ones count each time)."""
-        table = self._table
         named, times = np.unique(pfns, return_counts=True)
-        counted = table.tracked[named] != MANY
+        counted = self._tracked.values[named] != MANY
         named, times = named[counted], times[counted]
-        table.tracked[named] -= times.astype(np.uint8)
-        unused = (table.tracked[named] == 0) & (table.mapcount[named] == 0)
-        unused &= table.flags[named] & (CACHED | COMPOUND) == 0
-        self._vacant.add(named[unused])
+        self._tracked.values[named] -= times.astype(np.uint8)
+        self._named -= len(self._vacate(named))
 
     def untrack_all(self) -> None:
-        """There are no page descriptors any more."""
-        table = self._table
-        tracked = np.flatnonzero(table.tracked[: self._end])
-        table.tracked[tracked] = 0
-        unused = (table.mapcount[tracked] == 0) & (table.flags[tracked] & (CACHED | COMPOUND) == 0)
-        self._vacant.add(tracked[unused])
+        """There are no page descriptors any more. Which frames that sets free is found out when
+        they are needed."""
+        self._tracked.clear()
+        self._released += self._named
+        self._named, self._swept = 0, HUGE_PAGES
+
+    def _sweep(self) -> None:
+        """Go on looking for free frames that no page descriptor names any more."""
+        end = min(self._swept + _SWEPT_FRAMES, self._end)
+        self._released -= len(self._vacate(np.arange(self._swept, end)))
+        self._swept = end
+
+    def _vacate(self, pfns: Pfns) -> Pfns:
+        """Let those of the frames be used again that were kept because they were named, and are
+        not named any more; returns them."""
+        kept = self._flags.values[pfns] & NAMED != 0
+        unnamed: Pfns = pfns[kept & (self._tracked.values[pfns] == 0)]
+        self._flags.values[unnamed] = 0
+        self._vacant.add(unnamed)
+        return unnamed
 
     def in_use(self, pfn: int) -> bool:
         """False for a free frame."""
-        return bool(self._table.mapcount[pfn] or self._table.flags[pfn] & (CACHED | COMPOUND))
+        return bool(self._mapcount.values[pfn] or self._flags.values[pfn] & (CACHED | COMPOUND))
 
     # --- invariants -------------------------------------------------------------------------
 
@@ -341,12 +398,16 @@ class Frames:
         assert self._mappings == sum(counts)
         for pfn in every:
             assert counts[pfn] == mapped.get(pfn, 0), f"frame {pfn} is mapped wrong"
-            named = self.in_use(pfn) or bool(self._table.tracked[pfn])
-            assert named != (pfn in free), f"frame {pfn} is both vacant and named, or neither"
+            taken = self.in_use(pfn) or bool(self._flags.values[pfn] & NAMED)
+            assert taken != (pfn in free), f"frame {pfn} is both vacant and taken, or neither"
+        named = np.flatnonzero(self._flags.values[: self._end] & NAMED)
+        still = int(np.count_nonzero(self._tracked.values[named]))
+        assert (still, len(named) - still) == (self._named, self._released)
+        assert (named[self._tracked.values[named] == 0] >= self._swept).all()
 
     def check_tracked(self, descriptors: dict[int, int]) -> None:
         """Assert that each frame counts its `descriptors`, given by pfn."""
-        for pfn, count in enumerate(self._table.tracked[: self._end].tolist()):
+        for pfn, count in enumerate(self._tracked.values[: self._end].tolist()):
             expected = descriptors.get(pfn, 0)
             assert count == expected or (count == MANY and expected >= 0), (
                 f"frame {pfn} counts {count} descriptors, there are {expected}"

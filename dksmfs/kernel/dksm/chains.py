@@ -1,0 +1,211 @@
+"""Groups of pages with any chain of descriptors.
+
+Exact, as three things hold for the groups that are decided on here.
+
+  * Whether a page's entry can be replaced does not depend on the descriptor that the page has
+    found. So a page that can be replaced merges with the newest live descriptor that has its
+    bytes, and one that cannot fails once for each of these descriptors, and is tracked.
+  * Descriptors with other bytes, and stale ones, are passed by. So pages and descriptors are taken
+    in *classes* of equal bytes. The hash, of which the checksum is a part, tells the classes of a
+    group apart, and all members of a class are compared with one of them.
+  * No page changes what a later one finds, but for the descriptor that it adds. Each page of a
+    class can be replaced, or cannot, whatever becomes of the others (`_Pages`); and no frame is
+    freed whose descriptor another page would come by (`_disturbed`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dksmfs.kernel.content.hashes import Checksums, Hashes, checksums_of
+from dksmfs.kernel.dksm.batch import Batch, Mask, Outcome, starts
+from dksmfs.kernel.dksm.engine import MERGED, Dksm
+from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.memory.address_space import AddressSpace
+from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.memory.vma import Vma
+from dksmfs.kernel.pausing import Work
+
+
+def decide_chains(dksm: Dksm, mm: AddressSpace, vma: Vma, batch: Batch) -> Work[Outcome]:
+    """Decide on the groups of a batch where that is possible."""
+    begins = starts(batch.checksum)
+    group = np.cumsum(begins) - 1
+    descriptors = yield from _find_descriptors(dksm, batch.checksum[begins])
+    yield
+    classes = _Classes(dksm.frames, batch, group, descriptors)
+    yield
+    pages = _Pages(dksm.frames, mm, vma, batch, classes)
+    undecided = np.zeros(group[-1] + 1, np.bool_)
+    undecided[classes.group[classes.mixed | pages.unsteady]] = True
+    undecided[_disturbed(dksm.frames, batch, group, classes, pages)] = True
+    decided = ~undecided[group]
+    merged = batch.by_address(decided & ~pages.tracked)
+    return Outcome(
+        merged,
+        pages.target[merged],
+        tracked=np.flatnonzero(decided & pages.tracked),
+        left=batch.by_address(~decided),
+        failed=int(pages.failures[decided].sum()),
+        stale=_passed_stale(group, descriptors, classes, pages, undecided),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Descriptors:
+    """The descriptors of all groups, a row for each slot: those of a group together, newest first.
+
+    `count` says how many a slot stands for; `hash` is that of the frame, if it is `live`.
+    """
+
+    slot: Numbers
+    group: Numbers
+    pfn: Pfns
+    count: Numbers
+    live: Mask
+    hash: Hashes
+
+
+def _find_descriptors(dksm: Dksm, checksums: Checksums) -> Work[_Descriptors]:
+    frames = dksm.frames
+    slot, group = dksm.table.chains(checksums)
+    pfn = dksm.table.pfns(slot)
+    live = frames.mapcounts(pfn) > 0
+    hashes = np.zeros(len(slot), np.uint64)
+    hashes[live], _ = yield from frames.hashes.examine(pfn[live])
+    live &= checksums_of(hashes, frames.hashes.checksum_bits) == checksums[group]
+    return _Descriptors(slot, group, pfn, dksm.table.counts(slot), live, hashes)
+
+
+class _Classes:
+    """Pages and live descriptors with equal bytes; columns with a row for each class.
+
+    `target` is the frame of the newest live descriptor, which is in `row` of the descriptors; or,
+    where `row` is -1, the frame of the first page. `known` counts the live descriptors. A class is
+    `mixed` if not all members have the same bytes after all.
+    """
+
+    def __init__(
+        self, frames: Frames, batch: Batch, group: Numbers, descriptors: _Descriptors
+    ) -> None:
+        live = np.flatnonzero(descriptors.live)
+        hashes = np.concatenate([descriptors.hash[live], batch.hash])
+        hash_of, of = np.unique(hashes, return_inverse=True)
+        of_descriptor, self.of_page = of[: len(live)], of[len(live) :]
+        none = np.full(len(hash_of), -1)
+        self.first, self.row, self.group = none.copy(), none.copy(), none.copy()
+        self.first[self.of_page[::-1]] = np.arange(len(batch))[::-1]
+        self.row[of_descriptor[::-1]] = live[::-1]
+        self.has_pages = self.first >= 0
+        self.group[of_descriptor] = descriptors.group[live]
+        self.group[self.of_page] = group
+        self.known = np.zeros(len(hash_of), np.int64)
+        np.add.at(self.known, of_descriptor, descriptors.count[live])
+        self.target = batch.pfn[self.first]
+        self.target[self.row >= 0] = descriptors.pfn[self.row[self.row >= 0]]
+        self.mixed = np.zeros(len(hash_of), np.bool_)
+        asked = self.has_pages[of_descriptor]
+        self._compare(frames, descriptors.pfn[live[asked]], of_descriptor[asked])
+        in_order = batch.by_address(np.ones(len(batch), np.bool_))
+        self._compare(frames, batch.twin[in_order], self.of_page[in_order])
+
+    def _compare(self, frames: Frames, pfns: Pfns, of: Numbers) -> None:
+        equal = frames.contents.equal(pfns, self.target[of])
+        self.mixed[of[~equal]] = True
+
+
+class _Pages:
+    """What becomes of each page; columns with a row for each page of the batch.
+
+    A page that is `tracked` has made `failures` attempts; others merge with `target`. A class is
+    `unsteady` if a page of it may change whether another one can be replaced.
+    """
+
+    def __init__(
+        self, frames: Frames, mm: AddressSpace, vma: Vma, batch: Batch, classes: _Classes
+    ) -> None:
+        derived = batch.derived_vpns(frames, vma)
+        at_home = derived == batch.vpn
+        leads = np.zeros(len(batch), np.bool_)  # find no descriptor, and are tracked
+        leads[classes.first[classes.has_pages & (classes.row < 0)]] = True
+        replaceable, self.unsteady = at_home, np.zeros(len(classes.row), np.bool_)
+        if not at_home.all():
+            # The entry at the address derived from a page may be the page's own, now or by the time
+            # of its turn, when the page that is there has merged.
+            matches = _has_entry(mm, batch, derived)
+            becomes = _follows_merge(batch, classes, derived, at_home & ~leads)
+            becomes &= batch.flags == MERGED
+            same = (batch.pfn == classes.target[classes.of_page]) & (batch.flags == MERGED)
+            stays = at_home | (same & (matches | becomes))  # replaced by what it is already
+            constant = np.ones(len(classes.row), np.bool_)
+            constant[classes.of_page[~(stays | leads)]] = False
+            replaceable = at_home | (stays & constant[classes.of_page])
+            self.unsteady[classes.of_page[~(replaceable | leads) & (matches | becomes)]] = True
+        self.tracked = leads | ~replaceable
+        self.failures, self.target = _turns(batch, classes, self.tracked)
+        self.failures[replaceable] = 0
+
+
+def _has_entry(mm: AddressSpace, batch: Batch, derived: Numbers) -> Mask:
+    """Whether the entry at the address derived from each page is the page's own (pte_same)."""
+    pfns, flags = mm.tables.entries_at(derived)
+    same: Mask = (derived >= 0) & (pfns == batch.pfn) & (flags == batch.flags)
+    return same
+
+
+def _follows_merge(batch: Batch, classes: _Classes, derived: Numbers, merging: Mask) -> Mask:
+    """Whether the page at the derived address is of the same class, earlier, and merges."""
+    first = int(batch.vpn.min())
+    page_at = np.full(int(batch.vpn.max()) - first + 1, -1)
+    page_at[batch.vpn - first] = np.arange(len(batch))
+    earlier = (derived >= first) & (derived < batch.vpn)
+    page = np.full(len(batch), -1)
+    page[earlier] = page_at[derived[earlier] - first]
+    follows: Mask = (page >= 0) & merging[page] & (classes.of_page[page] == classes.of_page)
+    return follows
+
+
+def _turns(batch: Batch, classes: _Classes, tracked: Mask) -> tuple[Numbers, Pfns]:
+    """For each page, when it is its turn: how many live descriptors have its bytes, and the frame
+    of the newest of them."""
+    order = np.argsort(classes.of_page, kind="stable")
+    of, adds = classes.of_page[order], tracked[order]
+    every = np.arange(len(order))
+    start = np.maximum.accumulate(np.where(starts(of), every, 0))  # of the class of each page
+    before: Numbers = np.cumsum(adds) - adds
+    newest = np.maximum.accumulate(np.where(adds, every, -1))
+    newest = np.append(-1, newest[:-1])  # the last page before this one that was tracked
+    count, target = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    count[order] = classes.known[of] + before - before[start]
+    target[order] = np.where(newest >= start, batch.pfn[order[newest]], classes.target[of])
+    return count, target
+
+
+def _disturbed(
+    frames: Frames, batch: Batch, group: Numbers, classes: _Classes, pages: _Pages
+) -> Numbers:
+    """The groups in which a page merges and thereby frees a frame whose descriptor another page
+    comes by: one that is tracked comes by all, and one of another class may."""
+    freed = ~pages.tracked & (pages.target != batch.pfn)
+    freed &= (frames.mapcounts(batch.pfn) == 1) & frames.tracked(batch.pfn)
+    if not freed.any():
+        return np.empty(0, np.int64)
+    class_count = np.bincount(classes.group)
+    tracks = np.zeros(len(class_count), np.bool_)
+    tracks[group[pages.tracked]] = True
+    concerned: Numbers = group[freed]
+    return concerned[tracks[concerned] | (class_count[concerned] > 1)]
+
+
+def _passed_stale(
+    group: Numbers, descriptors: _Descriptors, classes: _Classes, pages: _Pages, undecided: Mask
+) -> Numbers:
+    """The slots of stale descriptors that a page of a decided group passes by."""
+    end = np.zeros(len(undecided), np.int64)  # of the rows that are passed by, for each group
+    np.maximum.at(end, classes.group[classes.has_pages], classes.row[classes.has_pages])
+    end[group[pages.tracked]] = len(descriptors.slot)
+    end[undecided] = 0
+    row = np.arange(len(descriptors.slot))
+    passed = ~descriptors.live & (row < end[descriptors.group])
+    stale: Numbers = descriptors.slot[passed].astype(np.int64)
+    return stale

@@ -1,0 +1,1 @@
+"""The hashes of frames: of which DKSM's checksums are a part."""

@@ -1,0 +1,133 @@
+"""The hash of what each frame holds, and the frames that are known to hold the same.
+
+To hash a page takes longer than to compare it with another one, and most pages of most machines
+are copies. So a page that looks like the copy of a page whose hash is known is compared with that:
+if all bytes are equal, so is the hash. The other page's frame is then a *twin* of this page's. It
+was proven to hold the same bytes, so the question whether this page equals a third one may be put
+to the twin; mostly the twin is the third one, and nothing needs to be compared again.
+
+A proof holds as long as neither page changes. During an advertisement the machine writes to no
+frame, so only memory that a client shares and may still write can change. Of such memory no twin
+is taken, and no page in it has a twin, with one exception: a page that is compared with zeros of
+our own has the kernel's zero page as a twin, which nobody writes. If the client writes to that
+page afterwards, it is as if it had written to it after it was merged.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from dksmfs.kernel.content.hashes import Checksums, Hashes, Rows, checksums_of, hash_rows
+from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
+from dksmfs.kernel.memory.frame_contents import FrameContents, Mask, Pfns
+from dksmfs.kernel.memory.hashing.kept import KeptHashes
+from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.units import ZERO_PFN
+
+_PAGES_AT_ONCE: Final = 1024  # hashed between pauses
+
+
+class Question:
+    """Frames whose hashes are asked for, and what has been found.
+
+    Positions count the frames that were asked for. The hash of the frame at a position is in
+    `kept` once it is found; `twins` has a twin of each frame, or the frame itself.
+    """
+
+    def __init__(self, pfns: Pfns, kept: KeptHashes) -> None:
+        self.pfns: Selection = compact(pfns)
+        self.twins = pfns.copy()
+        self.kept = kept
+        self._alike: list[tuple[Numbers, Numbers]] = []
+
+    def frames(self, positions: Selection) -> Selection:
+        """The frames at some positions."""
+        return part(self.pfns, positions)
+
+    def answer(self, positions: Selection, hashes: Hashes) -> None:
+        """The frames at `positions` have these hashes."""
+        self.kept.hash.values[at(self.frames(positions))] = hashes
+
+    def has_twins(self, positions: Numbers, twins: Pfns) -> None:
+        """The frames at `positions` were proven to hold the bytes of `twins`, whose hashes are
+        known."""
+        self.answer(positions, self.kept.hash.values[twins])
+        self.twins[positions] = twins
+
+    def is_alike(self, positions: Numbers, others: Numbers) -> None:
+        """The frames at `positions` were proven to hold the bytes of those at the positions
+        `others`, whose hashes are found later."""
+        self._alike.append((positions, others))
+
+    def close(self) -> tuple[Hashes, Pfns]:
+        """All hashes and twins; the hash of each frame must have been found."""
+        for positions, others in self._alike:
+            self.answer(positions, self.kept.hash.values[numbers(self.frames(others))])
+            self.twins[positions] = self.twins[others]
+        return self.kept.hash.values[at(self.pfns)], self.twins
+
+
+class HashShortcut(ABC):
+    """A way to find hashes without hashing."""
+
+    def __init__(self, hashes: "FrameHashes") -> None:
+        self.hashes = hashes
+
+    @abstractmethod
+    def find(self, question: Question, left: Selection) -> Work[Selection]:
+        """Answer what is certain of the positions `left` (ascending); returns the others."""
+
+
+class FrameHashes:
+    """The hashes and checksums of all frames of a machine."""
+
+    def __init__(self, contents: FrameContents, kept: KeptHashes, checksum_bits: int) -> None:
+        self.contents = contents
+        self.kept = kept
+        self.checksum_bits = checksum_bits
+        self.shortcuts: list[HashShortcut] = []
+        self.newest: Callable[[Checksums], Pfns] = np.zeros_like
+        """The frames that the newest page descriptors with some checksums name; 0 if none does."""
+
+    def checksums(self, pfns: Pfns) -> Checksums:
+        """DKSM's checksums of what the frames hold now."""
+        return checksums_of(finished(self.examine(pfns))[0], self.checksum_bits)
+
+    def look(self, pfns: Pfns) -> tuple[Rows, Checksums]:
+        """The bytes of the frames and their checksums, without a note of what was found: a look
+        from outside, between the parts of an advertisement, must not change what that knows."""
+        rows = self.contents.rows(pfns)
+        return rows, checksums_of(hash_rows(rows), self.checksum_bits)
+
+    def examine(self, pfns: Pfns) -> Work[tuple[Hashes, Pfns]]:
+        """The hashes of what the frames hold now, and a twin of each frame."""
+        question = Question(pfns, self.kept)
+        left: Selection = range(len(pfns))
+        for shortcut in self.shortcuts:
+            if len(left):
+                left = yield from shortcut.find(question, left)
+        yield from self.hash_each(question, left)
+        hashes, twins = question.close()
+        self.kept.known.values[pfns] = self.contents.stable(pfns)
+        return hashes, twins
+
+    def know_zero_page(self) -> None:
+        """Hash the kernel's zero page, which nobody writes."""
+        finished(self.examine(np.array([ZERO_PFN])))
+
+    def hash_each(self, question: Question, left: Selection) -> Work[None]:
+        """Hash the frames at the positions `left`."""
+        for start in range(0, len(left), _PAGES_AT_ONCE):
+            here = left[start : start + _PAGES_AT_ONCE]
+            question.answer(here, self.contents.hashes(question.frames(here)))
+            yield
+
+
+def without(left: Selection, found: Mask) -> Selection:
+    """The positions `left` that were not found."""
+    if not found.any():
+        return left
+    remaining: Selection = part(left, ~found)
+    return remaining

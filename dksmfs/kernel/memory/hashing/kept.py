@@ -1,0 +1,23 @@
+"""The hashes of frames that were found before."""
+
+import numpy as np
+
+from dksmfs.kernel.columns import Column
+from dksmfs.kernel.linear import Selection, at
+
+
+class KeptHashes:
+    """For each frame the `hash` that was found last, and whether it is `known` to be right."""
+
+    def __init__(self) -> None:
+        self.hash = Column(np.uint64)
+        self.known = Column(np.bool_)
+
+    def grow(self, length: int) -> None:
+        """Have rows for `length` frames."""
+        self.hash.grow(length)
+        self.known.grow(length)
+
+    def forget(self, pfns: Selection) -> None:
+        """The frames have got another content."""
+        self.known.values[at(pfns)] = False
