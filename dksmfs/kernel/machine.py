@@ -28,6 +28,7 @@ from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
 from dksmfs.kernel.memory.entries import HugePage, Part, Run
 from dksmfs.kernel.memory.hashing.copies import Copies
 from dksmfs.kernel.memory.hashing.formulas import Formulas
+from dksmfs.kernel.memory.hashing.gathered import Gathered
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut
 from dksmfs.kernel.memory.hashing.known import Known
 from dksmfs.kernel.memory.hashing.repetitions import Repetitions
@@ -45,6 +46,7 @@ SHORTCUTS: Final[tuple[Shortcut, ...]] = (
     KnownMerges,
     Batches,
     Known,
+    Gathered,
     Formulas,
     SamePages,
     Repetitions,

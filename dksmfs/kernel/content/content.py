@@ -48,6 +48,10 @@ class Content(ABC):
     def rows(self, indices: Indices) -> Rows:
         """The bytes of the pages at `indices`, a row each. Not to be written to."""
 
+    def page(self, index: int) -> bytes:
+        """The bytes of one page."""
+        return self.rows(np.array([index])).tobytes()
+
     def hashes(self, indices: Selection) -> Hashes:
         """The hashes of the pages at `indices`."""
         hashes = np.empty(len(indices), np.uint64)

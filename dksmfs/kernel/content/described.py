@@ -57,6 +57,9 @@ class _Uniform(_Described):
     uniform = True
     quick = True
 
+    def page(self, index: int) -> bytes:  # noqa: ARG002 (all are alike)
+        return self.value.to_bytes(8, "little").ljust(PAGE_SIZE, b"\0")
+
     def computed_hashes(self, indices: Selection) -> Hashes:
         one = hash_rows(self.rows(np.zeros(1, np.int64)))
         return np.repeat(one, len(indices))

@@ -57,6 +57,10 @@ class StoredContent(Content):
         adjacent = compact(indices)
         return slice(adjacent.start, adjacent.stop) if isinstance(adjacent, range) else None
 
+    def page(self, index: int) -> bytes:
+        page = self._memory[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]
+        return page.tobytes().ljust(PAGE_SIZE, b"\0")
+
     def hashes(self, indices: Selection) -> Hashes:
         adjacent = self._adjacent(indices)
         if adjacent is not None:

@@ -130,11 +130,10 @@ class _Pages:
         leads[classes.first[classes.has_pages & (classes.row < 0)]] = True
         replaceable, self.unsteady = at_home, np.zeros(len(classes.row), np.bool_)
         if not at_home.all():
-            # The entry at the address derived from a page may be the page's own, now or by the time
-            # of its turn, when the page that is there has merged.
-            matches = _has_entry(mm, batch, derived)
-            becomes = _follows_merge(batch, classes, derived, at_home & ~leads)
-            becomes &= batch.flags == MERGED
+            # When it is a page's turn, the page at the address derived from it may have merged.
+            follows = _follows_merge(batch, classes, derived, at_home & ~leads)
+            matches = ~follows & _has_entry(mm, batch, derived)
+            becomes = follows & (batch.flags == MERGED)
             same = (batch.pfn == classes.target[classes.of_page]) & (batch.flags == MERGED)
             stays = at_home | (same & (matches | becomes))  # replaced by what it is already
             constant = np.ones(len(classes.row), np.bool_)

@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Callable
-from ctypes import string_at
 from typing import Final
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.comparison import equal_pages
 from dksmfs.kernel.content.content import Content, Indices
-from dksmfs.kernel.content.hashes import Hashes, Rows, hash_rows
+from dksmfs.kernel.content.hashes import Hashes, Rows
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.linear import LinearColumn, Numbers, Selection, at, numbers, part
@@ -119,6 +118,8 @@ class FrameContents:
 
     def rows(self, pfns: Pfns) -> Rows:
         """The bytes of the frames, a row each. Not to be written to."""
+        if self.scattered(pfns).all():
+            return self.gathered(pfns)
         parts = self.by_content(pfns)
         if len(parts) == 1:
             number, _, indices = parts[0]
@@ -192,22 +193,29 @@ class FrameContents:
 
     def hashes(self, pfns: Selection) -> Hashes:
         """The hashes of the frames' bytes."""
-        parts = self.by_content(pfns)
-        if len(parts) * _FEW_PAGES > len(pfns):
-            return hash_rows(self._gathered(numbers(pfns)))
         hashes = np.empty(len(pfns), np.uint64)
-        for number, chosen, indices in parts:
+        for number, chosen, indices in self.by_content(pfns):
             hashes[at(chosen)] = self._contents[number].hashes(indices)
         return hashes
 
-    def _gathered(self, pfns: Pfns) -> Rows:
-        """`rows`, of pages that were written one by one, each of them a content of its own."""
-        addresses = self._addresses(self._page.get(pfns)).tolist()
-        pages = b"".join(
-            string_at(address, PAGE_SIZE) if address else self.rows(pfns[i : i + 1]).tobytes()
-            for i, address in enumerate(addresses)
-        )
-        return np.frombuffer(pages, np.uint8).reshape(-1, PAGE_SIZE)
+    def scattered(self, pfns: Selection) -> Mask:
+        """Whether each frame holds a page of a content of which few others hold pages, provided
+        that there are many such frames."""
+        none = np.zeros(len(pfns), np.bool_)
+        if isinstance(pfns, range) and self._line(pfns) is not None:
+            return none
+        _, number, counts = np.unique(self._numbers(pfns), return_inverse=True, return_counts=True)
+        few: Mask = counts[number] < _FEW_PAGES
+        return few if np.count_nonzero(few) >= _FEW_PAGES else none
+
+    def gathered(self, pfns: Pfns) -> Rows:
+        """`rows`, for frames whose contents are scattered."""
+        pages = self._page.get(pfns)
+        numbers_, indices = (pages >> _PAGE_BITS).tolist(), (pages & _PAGE_MASK).tolist()
+        contents = self._contents
+        every = zip(numbers_, indices, strict=True)
+        data = b"".join([contents[number].page(index) for number, index in every])
+        return np.frombuffer(data, np.uint8).reshape(-1, PAGE_SIZE)
 
     # --- comparing --------------------------------------------------------------------------
 
