@@ -126,8 +126,9 @@ def small_thresholds() -> Iterator[None]:
     """What the shortcuts do for many pages, for few."""
     with (
         patch.object(Copies, "first_pages", 8),
-        patch("dksmfs.kernel.dksm.batches.BATCH_PAGES", 512),
+        patch("dksmfs.kernel.dksm.batches.BATCH_PAGES", 64),
         patch("dksmfs.kernel.dksm.table._FEW_CHAINS", 1),
+        patch("dksmfs.kernel.dksm.descriptors._LONG", 3),
     ):
         yield
 

@@ -92,7 +92,8 @@ def walk(table: Hashtable, checksums: tuple[int, ...]) -> list[Walk]:
 
 def _walk(table: Hashtable, checksums: tuple[int, ...]) -> list[Walk]:
     walks: list[Walk] = [[] for _ in checksums]
-    slots, which = table.chains(np.array(checksums, np.uint32))
+    every = np.zeros(len(checksums), np.int64)
+    slots, which = table.chains(np.array(checksums, np.uint32), every)
     rows = zip(
         which.tolist(), table.pfns(slots).tolist(), table.counts(slots).tolist(), strict=True
     )
@@ -100,6 +101,11 @@ def _walk(table: Hashtable, checksums: tuple[int, ...]) -> list[Walk]:
         walks[one].append((pfn, count))
     assert (np.diff(which) >= 0).all()
     assert (np.diff(slots)[np.diff(which) == 0] < 0).all(), "an older slot has a lower number"
+    if len(slots):
+        oldest = np.full(len(checksums), slots[len(slots) // 2])
+        newer = slots >= oldest[0]
+        some, of = table.chains(np.array(checksums, np.uint32), oldest)
+        assert (some.tolist(), of.tolist()) == (slots[newer].tolist(), which[newer].tolist())
     return walks
 
 
@@ -208,7 +214,7 @@ def test_an_empty_table() -> None:
     assert table.chain(0) == []
     assert table.add(nothing, np.empty(0, np.int64)).tolist() == []
     assert table.newest(nothing).tolist() == []
-    assert [found.tolist() for found in table.chains(nothing)] == [[], []]
+    assert [found.tolist() for found in table.chains(nothing, np.empty(0, np.int64))] == [[], []]
     assert table.frames().tolist() == []
 
 
@@ -250,7 +256,7 @@ def test_a_large_table(order: str) -> None:
     slots = table.newest(every)
     assert table.pfns(slots).tolist() == list(kept.values())
     assert (table.counts(slots) == 2).all()
-    assert (table.chains(every)[0] == slots).all()
+    assert (table.chains(every, np.zeros(len(every), np.int64))[0] == slots).all()
     assert len(table) == 2 * len(kept)
     assert len(kept) <= len(table._heads) < 4 * len(kept)
 
@@ -261,7 +267,7 @@ def test_many_frames_of_one_checksum() -> None:
     assert table.add(np.full(count, 5, np.uint32), np.arange(1, count + 1)).all()
     assert table.add(np.array([5], np.uint32), np.array([1])).all()
     assert [pfn for _, pfn, _ in table.chain(5)] == [1, *range(count, 0, -1)]
-    slots, which = table.chains(np.array([6, 5], np.uint32))
+    slots, which = table.chains(np.array([6, 5], np.uint32), np.zeros(2, np.int64))
     assert table.pfns(slots).tolist() == [1, *range(count, 0, -1)]
     assert (which == 1).all()
     assert table.chain(6) == []

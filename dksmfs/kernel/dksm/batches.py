@@ -14,7 +14,8 @@ import numpy as np
 from dksmfs.kernel.content.hashes import checksums_of
 from dksmfs.kernel.dksm.batch import Batch, Outcome
 from dksmfs.kernel.dksm.chains import decide_chains
-from dksmfs.kernel.dksm.engine import MergeShortcut
+from dksmfs.kernel.dksm.descriptors import Chains
+from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.plain import decide_plain
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.vma import Vma
@@ -27,6 +28,10 @@ BATCH_PAGES: Final = 16 * HUGE_PAGES
 
 class Batches(MergeShortcut):
     """Decides on pages by the thousand."""
+
+    def __init__(self, dksm: Dksm) -> None:
+        super().__init__(dksm)
+        self._chains = Chains(dksm)
 
     def advertise(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
         high = min(high, low + BATCH_PAGES)
@@ -46,25 +51,31 @@ class Batches(MergeShortcut):
         return high - low
 
     def _decide(self, mm: AddressSpace, vma: Vma, batch: Batch) -> Work[None]:
+        self._chains.begin()
         outcome = decide_plain(self.dksm, vma, batch)
-        self._apply(mm, batch, outcome)
+        same = self._apply(mm, batch, outcome)
         yield
         if len(outcome.left):
             batch = batch.taken(np.sort(outcome.left))
-            outcome = yield from decide_chains(self.dksm, mm, vma, batch)
-            self._apply(mm, batch, outcome)
+            outcome = yield from decide_chains(self.dksm, self._chains, mm, vma, batch)
+            same &= self._apply(mm, batch, outcome) and not len(outcome.left)
             yield
             for vpn in batch.vpn[outcome.left].tolist():
                 self.dksm.advertise_page(mm, vma, vpn)
                 yield
+        self._chains.end(same=same)
 
-    def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> None:
-        """Carry out what was decided."""
+    def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> bool:
+        """Carry out what was decided; tells whether no frame was freed that a descriptor names."""
         dksm, merged, tracked = self.dksm, outcome.merged, outcome.tracked
         dksm.drop(outcome.stale)
+        self._chains.drop(outcome.stale)
+        version = dksm.frames.version.number
         if len(merged):
             dksm.merge(mm, batch.vpn[merged], batch.pfn[merged], outcome.targets)
+        freed = dksm.frames.version.number != version
         dksm.track(batch.checksum[tracked], batch.pfn[tracked])
         dksm.pages_scanned += len(merged) + len(tracked)
         dksm.pages_merged += len(merged)
         dksm.merging_failed += outcome.failed
+        return not freed

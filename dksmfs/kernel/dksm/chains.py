@@ -13,12 +13,12 @@ Exact, as three things hold for the groups that are decided on here.
     freed whose descriptor another page would come by (`_disturbed`).
 """
 
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.hashes import Checksums, Hashes, checksums_of
 from dksmfs.kernel.dksm.batch import Batch, Mask, Outcome, starts
+from dksmfs.kernel.dksm.descriptors import Chains, Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
@@ -27,11 +27,13 @@ from dksmfs.kernel.memory.vma import Vma
 from dksmfs.kernel.pausing import Work
 
 
-def decide_chains(dksm: Dksm, mm: AddressSpace, vma: Vma, batch: Batch) -> Work[Outcome]:
+def decide_chains(
+    dksm: Dksm, chains: Chains, mm: AddressSpace, vma: Vma, batch: Batch
+) -> Work[Outcome]:
     """Decide on the groups of a batch where that is possible."""
     begins = starts(batch.checksum)
     group = np.cumsum(begins) - 1
-    descriptors = yield from _find_descriptors(dksm, batch.checksum[begins])
+    descriptors = yield from chains.find(batch.checksum[begins], batch.hash)
     yield
     classes = _Classes(dksm.frames, batch, group, descriptors)
     yield
@@ -51,58 +53,36 @@ def decide_chains(dksm: Dksm, mm: AddressSpace, vma: Vma, batch: Batch) -> Work[
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Descriptors:
-    """The descriptors of all groups, a row for each slot: those of a group together, newest first.
-
-    `count` says how many a slot stands for; `hash` is that of the frame, if it is `live`.
-    """
-
-    slot: Numbers
-    group: Numbers
-    pfn: Pfns
-    count: Numbers
-    live: Mask
-    hash: Hashes
-
-
-def _find_descriptors(dksm: Dksm, checksums: Checksums) -> Work[_Descriptors]:
-    frames = dksm.frames
-    slot, group = dksm.table.chains(checksums)
-    pfn = dksm.table.pfns(slot)
-    live = frames.mapcounts(pfn) > 0
-    hashes = np.zeros(len(slot), np.uint64)
-    hashes[live], _ = yield from frames.hashes.examine(pfn[live])
-    live &= checksums_of(hashes, frames.hashes.checksum_bits) == checksums[group]
-    return _Descriptors(slot, group, pfn, dksm.table.counts(slot), live, hashes)
+_NEWEST: Final = 1 << 40  # newer than all slots
 
 
 class _Classes:
     """Pages and live descriptors with equal bytes; columns with a row for each class.
 
-    `target` is the frame of the newest live descriptor, which is in `row` of the descriptors; or,
-    where `row` is -1, the frame of the first page. `known` counts the live descriptors. A class is
-    `mixed` if not all members have the same bytes after all.
+    `target` is the frame of the newest live descriptor, whose slot is `slot`; or, where that is -1,
+    the frame of the first page. `known` counts the live descriptors. A class is `mixed` if not all
+    members have the same bytes after all.
     """
 
     def __init__(
-        self, frames: Frames, batch: Batch, group: Numbers, descriptors: _Descriptors
+        self, frames: Frames, batch: Batch, group: Numbers, descriptors: Descriptors
     ) -> None:
         live = np.flatnonzero(descriptors.live)
         hashes = np.concatenate([descriptors.hash[live], batch.hash])
         hash_of, of = np.unique(hashes, return_inverse=True)
         of_descriptor, self.of_page = of[: len(live)], of[len(live) :]
         none = np.full(len(hash_of), -1)
-        self.first, self.row, self.group = none.copy(), none.copy(), none.copy()
+        self.first, row, self.group = none.copy(), none.copy(), none.copy()
         self.first[self.of_page[::-1]] = np.arange(len(batch))[::-1]
-        self.row[of_descriptor[::-1]] = live[::-1]
-        self.has_pages = self.first >= 0
+        row[of_descriptor[::-1]] = live[::-1]
+        self.has_pages, known = self.first >= 0, row >= 0
         self.group[of_descriptor] = descriptors.group[live]
         self.group[self.of_page] = group
         self.known = np.zeros(len(hash_of), np.int64)
         np.add.at(self.known, of_descriptor, descriptors.count[live])
-        self.target = batch.pfn[self.first]
-        self.target[self.row >= 0] = descriptors.pfn[self.row[self.row >= 0]]
+        self.slot, self.target = none.copy(), batch.pfn[self.first]
+        self.slot[known] = descriptors.slot[row[known]]
+        self.target[known] = descriptors.pfn[row[known]]
         self.mixed = np.zeros(len(hash_of), np.bool_)
         asked = self.has_pages[of_descriptor]
         self._compare(frames, descriptors.pfn[live[asked]], of_descriptor[asked])
@@ -127,8 +107,8 @@ class _Pages:
         derived = batch.derived_vpns(frames, vma)
         at_home = derived == batch.vpn
         leads = np.zeros(len(batch), np.bool_)  # find no descriptor, and are tracked
-        leads[classes.first[classes.has_pages & (classes.row < 0)]] = True
-        replaceable, self.unsteady = at_home, np.zeros(len(classes.row), np.bool_)
+        leads[classes.first[classes.has_pages & (classes.slot < 0)]] = True
+        replaceable, self.unsteady = at_home, np.zeros(len(classes.slot), np.bool_)
         if not at_home.all():
             # When it is a page's turn, the page at the address derived from it may have merged.
             follows = _follows_merge(batch, classes, derived, at_home & ~leads)
@@ -136,7 +116,7 @@ class _Pages:
             becomes = follows & (batch.flags == MERGED)
             same = (batch.pfn == classes.target[classes.of_page]) & (batch.flags == MERGED)
             stays = at_home | (same & (matches | becomes))  # replaced by what it is already
-            constant = np.ones(len(classes.row), np.bool_)
+            constant = np.ones(len(classes.slot), np.bool_)
             constant[classes.of_page[~(stays | leads)]] = False
             replaceable = at_home | (stays & constant[classes.of_page])
             self.unsteady[classes.of_page[~(replaceable | leads) & (matches | becomes)]] = True
@@ -189,7 +169,7 @@ def _disturbed(
     freed &= (frames.mapcounts(batch.pfn) == 1) & frames.tracked(batch.pfn)
     if not freed.any():
         return np.empty(0, np.int64)
-    class_count = np.bincount(classes.group)
+    class_count = np.bincount(classes.group[classes.has_pages])
     tracks = np.zeros(len(class_count), np.bool_)
     tracks[group[pages.tracked]] = True
     concerned: Numbers = group[freed]
@@ -197,14 +177,14 @@ def _disturbed(
 
 
 def _passed_stale(
-    group: Numbers, descriptors: _Descriptors, classes: _Classes, pages: _Pages, undecided: Mask
+    group: Numbers, descriptors: Descriptors, classes: _Classes, pages: _Pages, undecided: Mask
 ) -> Numbers:
-    """The slots of stale descriptors that a page of a decided group passes by."""
-    end = np.zeros(len(undecided), np.int64)  # of the rows that are passed by, for each group
-    np.maximum.at(end, classes.group[classes.has_pages], classes.row[classes.has_pages])
-    end[group[pages.tracked]] = len(descriptors.slot)
-    end[undecided] = 0
-    row = np.arange(len(descriptors.slot))
-    passed = ~descriptors.live & (row < end[descriptors.group])
-    stale: Numbers = descriptors.slot[passed].astype(np.int64)
-    return stale
+    """The slots of stale descriptors that a page of a decided group passes by: those newer than the
+    oldest descriptor that a page merges with, or all, if a page is tracked."""
+    oldest = np.full(len(undecided), _NEWEST)
+    np.minimum.at(oldest, classes.group[classes.has_pages], classes.slot[classes.has_pages])
+    oldest[group[pages.tracked]] = -1
+    oldest[undecided] = _NEWEST
+    stale: Numbers = descriptors.slot[~descriptors.live]
+    passed: Numbers = stale[stale > oldest[descriptors.group[~descriptors.live]]]
+    return passed

@@ -100,20 +100,22 @@ class Hashtable:
         slots = self.newest(checksums)
         return np.where(slots == NO_SLOT, 0, self.pfns(slots))
 
-    def chains(self, checksums: Checksums) -> tuple[Numbers, Numbers]:
-        """All slots with one of the checksums, which are all different: those of one checksum
-        together, the newest first; and of each slot the position of its checksum."""
+    def chains(self, checksums: Checksums, oldest: Numbers) -> tuple[Numbers, Numbers]:
+        """All slots with one of the checksums, which are all different, down to the slot that is
+        the `oldest` to be looked at: those of one checksum together, the newest first; and of each
+        slot the position of its checksum."""
         which = np.arange(len(checksums))
         slots = self.newest(checksums)
         found: list[tuple[Slots, Numbers]] = []
         while True:
-            which, slots = which[slots != NO_SLOT], slots[slots != NO_SLOT]
+            there = slots >= oldest[which]
+            which, slots = which[there], slots[there]
             found.append((slots, which))
             if len(which) <= _FEW_CHAINS:
                 break
             slots = self._older(slots)
         for one, slot in zip(which.tolist(), slots.tolist(), strict=True):
-            rest = self._rest_of_chain(slot)
+            rest = self._rest_of_chain(slot, int(oldest[one]))
             found.append((rest, np.full(len(rest), one)))
         every, of = (np.concatenate(column) for column in zip(*found, strict=True))
         together = np.argsort(of, kind="stable")
@@ -124,20 +126,20 @@ class Hashtable:
         links = self._links.take(slots)
         return self._along(links["key"], links["next"].copy())
 
-    def _rest_of_chain(self, slot: int) -> Slots:
-        """The slots older than `slot` with its checksum, newest first."""
+    def _rest_of_chain(self, slot: int, oldest: int) -> Slots:
+        """The slots older than `slot` with its checksum, newest first, down to `oldest`."""
         key_at, next_at = self._key.item, self._next.item
         key, last = key_at(slot), slot
         found: list[int] = []
-        for _ in range(self._used // _SCANNED_SLOTS + _FEW_CHAINS):
-            slot = next_at(slot)
-            if slot == NO_SLOT:
+        for _ in range((slot - oldest) // _SCANNED_SLOTS + _FEW_CHAINS):
+            if last == oldest or slot == NO_SLOT:
                 return np.array(found, np.int32)
-            if key_at(slot) == key:
+            slot = next_at(slot)
+            if slot >= oldest and key_at(slot) == key:
                 last = slot
                 found.append(slot)
         # The chain is long: to look at all slots, one after the other in memory, takes less.
-        behind = np.flatnonzero(self._key[:last] == key)[::-1].astype(np.int32)
+        behind = oldest + np.flatnonzero(self._key[oldest:last] == key)[::-1].astype(np.int32)
         behind = behind[self._pfn[behind] != 0]  # a removed slot's key is that of other checksums
         return np.concatenate([np.array(found, np.int32), behind])
 
@@ -308,6 +310,7 @@ class Hashtable:
         chains get short, and come to lie close together in memory."""
         used, repeats = self._used, self._repeats
         links, pfns = self._links[:used], self._pfn[:used]
+        self._version.change()  # slots get other numbers
         self._clear_slots(min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS))
         # Part by part, in the order of the keys: memory that is used for the first time takes
         # longer than what is done with it here, and so is used again for the next part.

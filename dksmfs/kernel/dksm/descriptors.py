@@ -1,0 +1,149 @@
+"""The page descriptors that the pages of a batch come by, and what is kept of long chains.
+
+A chain may have as many descriptors as memory has pages, and each batch of those pages comes by all
+of them. So of long chains it is kept how many live descriptors there are of each hash and which one
+is the newest, as long as nothing changes but what the batches themselves do. Then only descriptors
+that were added since are looked at.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from dksmfs.kernel.content.hashes import Checksums, Hashes, checksums_of
+from dksmfs.kernel.dksm.batch import Mask, starts
+from dksmfs.kernel.dksm.engine import Dksm
+from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.memory.frames import Pfns
+from dksmfs.kernel.pausing import Work
+
+_LONG: Final = 64  # descriptors that make a chain worth keeping
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Descriptors of some chains: a row for each slot, or for all live ones of one hash.
+
+    `group` tells the chains apart. Of rows with one hash the newest comes first; `slot` and `pfn`
+    are those of the newest descriptor in a row, `count` says how many there are. `hash` is that of
+    the frame, if it is `live`.
+    """
+
+    slot: Numbers
+    group: Numbers
+    pfn: Pfns
+    count: Numbers
+    live: Mask
+    hash: Hashes
+
+    def taken(self, rows: Numbers | Mask) -> "Descriptors":
+        """Some of the rows."""
+        return Descriptors(
+            self.slot[rows], self.group[rows], self.pfn[rows],
+            self.count[rows], self.live[rows], self.hash[rows],
+        )  # fmt: skip
+
+    def and_then(self, other: "Descriptors") -> "Descriptors":
+        """These rows, and those of `other` behind them."""
+        pairs = zip(self.columns(), other.columns(), strict=True)
+        return Descriptors(*(np.concatenate(pair) for pair in pairs))
+
+    def columns(self) -> tuple[Numbers, Numbers, Pfns, Numbers, Mask, Hashes]:
+        """All columns."""
+        return self.slot, self.group, self.pfn, self.count, self.live, self.hash
+
+    @classmethod
+    def none(cls) -> "Descriptors":
+        """No rows."""
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, empty, empty, np.empty(0, np.bool_), np.empty(0, np.uint64))
+
+    def joined(self) -> "Descriptors":
+        """A row for all live descriptors of one hash, by ascending hash."""
+        live = self.taken(self.live)
+        order = np.argsort(live.hash, kind="stable")
+        begins = np.flatnonzero(starts(live.hash[order]))
+        joined = live.taken(order[begins])
+        count = np.add.reduceat(live.count[order], begins) if len(begins) else joined.count
+        return replace(joined, count=count)
+
+
+class Chains:
+    """Finds descriptors. The group of what is kept of a chain is the chain's checksum."""
+
+    def __init__(self, dksm: Dksm) -> None:
+        self._dksm = dksm
+        self._version = -1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._newest: dict[int, int] = {}  # of each chain: the slot before which all is kept
+        self._kept = Descriptors.none()  # the live ones, joined
+        self._stale = Descriptors.none()
+
+    def begin(self) -> None:
+        """A batch begins."""
+        if self._version != self._dksm.frames.version.number:
+            self._forget()
+
+    def end(self, *, same: bool) -> None:
+        """A batch has been carried out; `same` tells that it has only added descriptors, and
+        dropped stale ones."""
+        self._version = self._dksm.frames.version.number if same else -1
+
+    def find(self, checksums: Checksums, wanted: Hashes) -> Work[Descriptors]:
+        """The descriptors with each of the checksums, a group for each. Of what is kept, only those
+        with a hash that is `wanted`, and stale ones."""
+        newest = np.array([self._newest.get(one, 0) for one in checksums.tolist()], np.int64)
+        slot, group = self._dksm.table.chains(checksums, newest)
+        added = yield from self._examine(checksums, slot, group)
+        kept = self._find_kept(checksums, wanted) if newest.any() else Descriptors.none()
+        if self._dksm.frames.contents.all_stable:
+            counts = np.bincount(group, minlength=len(checksums))
+            self._keep(checksums, added, (counts >= _LONG) | (newest > 0))
+        return added.and_then(kept)
+
+    def _examine(self, checksums: Checksums, slot: Numbers, group: Numbers) -> Work[Descriptors]:
+        frames, table = self._dksm.frames, self._dksm.table
+        pfn = table.pfns(slot)
+        live = frames.mapcounts(pfn) > 0
+        hashes = np.zeros(len(slot), np.uint64)
+        hashes[live], _ = yield from frames.hashes.examine(pfn[live])
+        live &= checksums_of(hashes, frames.hashes.checksum_bits) == checksums[group]
+        return Descriptors(slot, group, pfn, table.counts(slot), live, hashes)
+
+    def _find_kept(self, checksums: Checksums, wanted: Hashes) -> Descriptors:
+        wanted = np.unique(wanted)
+        row = np.searchsorted(self._kept.hash, wanted)
+        row = row[row < len(self._kept.hash)]
+        row = row[np.isin(self._kept.hash[row], wanted)]
+        stale = np.isin(self._stale.group, checksums)
+        found = self._kept.taken(row).and_then(self._stale.taken(stale))
+        order = np.argsort(checksums)
+        group = order[np.searchsorted(checksums[order], found.group)]
+        return replace(found, group=group)
+
+    def _keep(self, checksums: Checksums, added: Descriptors, chains: Mask) -> None:
+        """Keep what was added to some of the chains, but for the newest descriptor of each: it may
+        be counted again."""
+        if not chains.any():
+            return
+        concerned = chains[added.group]
+        first = starts(added.group)
+        rows = np.flatnonzero(concerned & first)
+        named = checksums[added.group[rows]].tolist()
+        self._newest.update(zip(named, added.slot[rows].tolist(), strict=True))
+        older = added.taken(concerned & ~first)
+        older = replace(older, group=checksums[older.group].astype(np.int64))
+        self._stale = self._stale.and_then(older.taken(~older.live))
+        every = older.taken(older.live).and_then(self._kept)
+        self._kept = every.joined()
+        of = np.searchsorted(self._kept.hash, every.hash)
+        if not self._dksm.frames.contents.equal(every.pfn, self._kept.pfn[of]).all():
+            self._forget()  # different bytes have one hash
+
+    def drop(self, stale: Numbers) -> None:
+        """Stale descriptors were removed from the table."""
+        if len(self._stale.slot):
+            self._stale = self._stale.taken(~np.isin(self._stale.slot, stale))
