@@ -16,7 +16,7 @@ import numpy as np
 
 from dksmfs.kernel.calls import faults
 from dksmfs.kernel.calls import mapping as calls
-from dksmfs.kernel.calls.madvise import Advice, advised_mappings, advised_range, apply_advice
+from dksmfs.kernel.calls.madvise import Advice, AdvisedMappings, advised_range, apply_advice
 from dksmfs.kernel.calls.smaps import MappingInfo, mapping_info, present_pages
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.stored import StoredContent
@@ -269,11 +269,14 @@ class Machine:
         """
         mm = self._mm(pid)
         start, end = advised_range(address, length, advice)
-        for vma, low, high in advised_mappings(mm, start, end):
-            if advice == Advice.MERGEABLE:
-                yield from self.dksm.advertise(mm, vma, low, high)
-            elif advice != Advice.UNMERGEABLE:
-                apply_advice(mm, vma, low, high, Advice(advice))
+        mappings = AdvisedMappings(mm, start, end)
+        if advice == Advice.MERGEABLE:
+            yield from self.dksm.advertise(mm, mappings)
+        else:
+            for vma, low, high in mappings:
+                if advice != Advice.UNMERGEABLE:
+                    apply_advice(mm, vma, low, high, Advice(advice))
+        mappings.refuse_holes()
 
     # --- accesses ---------------------------------------------------------------------------
 

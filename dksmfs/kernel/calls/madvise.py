@@ -38,20 +38,31 @@ def advised_range(address: int, length: int, advice: int) -> tuple[int, int]:
     return address // PAGE_SIZE, end // PAGE_SIZE
 
 
-def advised_mappings(mm: AddressSpace, start: int, end: int) -> Iterator[tuple[Vma, int, int]]:
-    """Each mapping in the range with the part of it (pages) that is; ENOMEM at last if there
-    are holes. The consumer may change the mapping before it asks for the next one."""
-    vpn, holes = start, False
-    while vpn < end:
-        vma = mm.vmas.find(vpn)
-        if vma is None or vma.start >= end:
-            holes = True
-            break
-        holes |= vpn < vma.start
-        low, vpn = max(vpn, vma.start), min(vma.end, end)
-        yield vma, low, vpn
-    if holes:
-        raise kernel_error(errno.ENOMEM, "part of the range is not mapped")
+class AdvisedMappings:
+    """The mappings in a range of virtual pages, each with the part of it that is in the range.
+
+    A mapping may be changed before the next one is asked for.
+    """
+
+    def __init__(self, mm: AddressSpace, start: int, end: int) -> None:
+        self._mm, self._start, self._end = mm, start, end
+        self._holes = False
+
+    def __iter__(self) -> Iterator[tuple[Vma, int, int]]:
+        vpn = self._start
+        while vpn < self._end:
+            vma = self._mm.vmas.find(vpn)
+            if vma is None or vma.start >= self._end:
+                self._holes = True
+                return
+            self._holes |= vpn < vma.start
+            low, vpn = max(vpn, vma.start), min(vma.end, self._end)
+            yield vma, low, vpn
+
+    def refuse_holes(self) -> None:
+        """ENOMEM if there were holes between those that were asked for, or behind the last."""
+        if self._holes:
+            raise kernel_error(errno.ENOMEM, "part of the range is not mapped")
 
 
 def apply_advice(mm: AddressSpace, vma: Vma, low: int, high: int, advice: Advice) -> None:

@@ -1,15 +1,18 @@
 """Pages that are advertised together, and what becomes of them."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.content.hashes import Checksums, Hashes
+from dksmfs.kernel.dksm.walk import Stretch
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.entries import Flags
 from dksmfs.kernel.memory.frames import Frames, Pfns, home
-from dksmfs.kernel.memory.vma import Vma
+
+_DENSE: Final = 8  # pages of address space for each page of a batch, at the most
 
 Mask = npt.NDArray[np.bool_]
 
@@ -19,7 +22,8 @@ class Batch:
     """Pages of one mapping; those with the same checksum stand together, by ascending address.
 
     `pfn` and `flags` are the entry of virtual page `vpn`, `hash` is that of its bytes. `twin` is a
-    frame that is known to have the same bytes as `pfn`.
+    frame that is known to have the same bytes as `pfn`. `derived` is the virtual page that DKSM
+    derives from `pfn`; a page is at home where that is its own.
     """
 
     vpn: Numbers
@@ -28,6 +32,7 @@ class Batch:
     checksum: Checksums
     hash: Hashes
     twin: Pfns
+    derived: Numbers
 
     def __len__(self) -> int:
         return len(self.vpn)
@@ -37,6 +42,7 @@ class Batch:
         return Batch(
             self.vpn[positions], self.pfn[positions], self.flags[positions],
             self.checksum[positions], self.hash[positions], self.twin[positions],
+            self.derived[positions],
         )  # fmt: skip
 
     def grouped(self) -> "Batch":
@@ -51,21 +57,28 @@ class Batch:
         if (vpn[1:] > vpn[:-1]).all():
             return positions
         offsets = vpn - vpn.min()
+        if offsets.max() > _DENSE * len(vpn):
+            by_vpn: Numbers = positions[np.argsort(vpn)]
+            return by_vpn
         places = np.full(int(offsets.max()) + 1, -1)
         places[offsets] = positions
         ascending: Numbers = places[places >= 0]
         return ascending
 
-    def derived_vpns(self, frames: Frames, vma: Vma) -> Numbers:
-        """The virtual page that DKSM derives from each page's frame (page_address_in_vma); -1 if
-        it is not in the mapping. A page whose own is derived is at home."""
-        vpn = np.full(len(self), -1)
-        if vma.anon_vma is not None:
-            index = frames.homes(self.pfn) - home(vma.anon_vma.root, 0)
-            derived = vma.start + index - vma.pgoff
-            inside = (index >= 0) & (derived >= vma.start) & (derived < vma.end)
-            vpn[inside] = derived[inside]
-        return vpn
+
+def derived_vpns(frames: Frames, stretches: list[Stretch], pfns: Pfns, pages: Numbers) -> Numbers:
+    """The virtual page that DKSM derives from each frame, -1 if it is not in the mapping
+    (page_address_in_vma). `pages` tells how many of the frames are of each stretch."""
+    # The families of other mappings are so far away that what is derived lies outside.
+    rows = [
+        (home(vma.anon_vma.root, vma.pgoff) - vma.start, vma.start, vma.end)
+        if vma.anon_vma is not None
+        else (0, 0, 0)
+        for vma, _, _ in stretches
+    ]
+    distance, start, end = np.repeat(np.array(rows), pages, axis=0).T
+    derived = frames.homes(pfns) - distance
+    return np.where((start <= derived) & (derived < end), derived, -1)
 
 
 @dataclass(frozen=True, slots=True)

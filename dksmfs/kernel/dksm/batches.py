@@ -12,13 +12,16 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import checksums_of
-from dksmfs.kernel.dksm.batch import Batch, Outcome
+from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns
 from dksmfs.kernel.dksm.chains import decide_chains
 from dksmfs.kernel.dksm.descriptors import Chains
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.plain import decide_plain
+from dksmfs.kernel.dksm.walk import Stretch, Walk
+from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
-from dksmfs.kernel.memory.vma import Vma
+from dksmfs.kernel.memory.entries import Flags
+from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import HUGE_PAGES
 
@@ -33,34 +36,40 @@ class Batches(MergeShortcut):
         super().__init__(dksm)
         self._chains = Chains(dksm)
 
-    def advertise(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
-        high = min(high, low + BATCH_PAGES)
-        merged_before = self.dksm.pages_merged
-        mm.split_huge_pages(low, high)
-        pfns, flags = mm.tables.entries(low, high)
-        passed = np.flatnonzero(self.dksm.passes(pfns, flags))
-        self.dksm.merging_failed += len(pfns) - len(passed)
-        if len(passed):
-            hashes, twins = yield from self.dksm.frames.hashes.examine(pfns[passed])
-            checksums = checksums_of(hashes, self.dksm.frames.hashes.checksum_bits)
-            batch = Batch(low + passed, pfns[passed], flags[passed], checksums, hashes, twins)
-            yield from self.dksm.table.reserve(len(passed))
-            yield from self._decide(mm, vma, batch.grouped())
-        if self.dksm.pages_merged - merged_before == high - low:
-            mm.tables.join(low, high)
-        return high - low
+    def advertise(self, walk: Walk) -> Work[int]:
+        dksm, mm, stretches = self.dksm, walk.mm, walk.next(BATCH_PAGES)
+        merged_before = dksm.pages_merged
+        vpns, pfns, flags = _entries(mm, stretches)
+        passed = dksm.passes(pfns, flags)
+        dksm.merging_failed += len(pfns) - int(np.count_nonzero(passed))
+        if passed.any():
+            hashes, twins = yield from dksm.frames.hashes.examine(pfns[passed])
+            checksums = checksums_of(hashes, dksm.frames.hashes.checksum_bits)
+            pages = np.array([stretch.pages for stretch in stretches])
+            derived = derived_vpns(dksm.frames, stretches, pfns, pages)[passed]
+            batch = Batch(
+                vpns[passed], pfns[passed], flags[passed], checksums, hashes, twins, derived
+            )
+            yield from dksm.table.reserve(len(batch))
+            yield from self._decide(mm, batch.grouped())
+        if dksm.pages_merged - merged_before == len(pfns):
+            for _, low, high in stretches:
+                mm.tables.join(low, high)
+        return len(pfns)
 
-    def _decide(self, mm: AddressSpace, vma: Vma, batch: Batch) -> Work[None]:
+    def _decide(self, mm: AddressSpace, batch: Batch) -> Work[None]:
         self._chains.begin()
-        outcome = decide_plain(self.dksm, vma, batch)
+        outcome = decide_plain(self.dksm, batch)
         same = self._apply(mm, batch, outcome)
         yield
         if len(outcome.left):
             batch = batch.taken(np.sort(outcome.left))
-            outcome = yield from decide_chains(self.dksm, self._chains, mm, vma, batch)
+            outcome = yield from decide_chains(self.dksm, self._chains, mm, batch)
             same &= self._apply(mm, batch, outcome) and not len(outcome.left)
             yield
             for vpn in batch.vpn[outcome.left].tolist():
+                vma = mm.vmas.at(vpn)
+                assert vma is not None
                 self.dksm.advertise_page(mm, vma, vpn)
                 yield
         self._chains.end(same=same)
@@ -79,3 +88,15 @@ class Batches(MergeShortcut):
         dksm.pages_merged += len(merged)
         dksm.merging_failed += outcome.failed
         return not freed
+
+
+def _entries(mm: AddressSpace, stretches: list[Stretch]) -> tuple[Numbers, Pfns, Flags]:
+    """The pages of some stretches, whose huge pages are split; and the entry of each."""
+    vpns, pfns, flags = [], [], []
+    for _, low, high in stretches:
+        mm.split_huge_pages(low, high)
+        entries = mm.tables.entries(low, high)
+        vpns.append(np.arange(low, high))
+        pfns.append(entries[0])
+        flags.append(entries[1])
+    return np.concatenate(vpns), np.concatenate(pfns), np.concatenate(flags)

@@ -23,13 +23,10 @@ from dksmfs.kernel.dksm.engine import MERGED, Dksm
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.frames import Frames, Pfns
-from dksmfs.kernel.memory.vma import Vma
 from dksmfs.kernel.pausing import Work
 
 
-def decide_chains(
-    dksm: Dksm, chains: Chains, mm: AddressSpace, vma: Vma, batch: Batch
-) -> Work[Outcome]:
+def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) -> Work[Outcome]:
     """Decide on the groups of a batch where that is possible."""
     begins = starts(batch.checksum)
     group = np.cumsum(begins) - 1
@@ -37,7 +34,7 @@ def decide_chains(
     yield
     classes = _Classes(dksm.frames, batch, group, descriptors)
     yield
-    pages = _Pages(dksm.frames, mm, vma, batch, classes)
+    pages = _Pages(mm, batch, classes)
     undecided = np.zeros(group[-1] + 1, np.bool_)
     undecided[classes.group[classes.mixed | pages.unsteady]] = True
     undecided[_disturbed(dksm.frames, batch, group, classes, pages)] = True
@@ -101,18 +98,15 @@ class _Pages:
     `unsteady` if a page of it may change whether another one can be replaced.
     """
 
-    def __init__(
-        self, frames: Frames, mm: AddressSpace, vma: Vma, batch: Batch, classes: _Classes
-    ) -> None:
-        derived = batch.derived_vpns(frames, vma)
-        at_home = derived == batch.vpn
+    def __init__(self, mm: AddressSpace, batch: Batch, classes: _Classes) -> None:
+        at_home = batch.derived == batch.vpn
         leads = np.zeros(len(batch), np.bool_)  # find no descriptor, and are tracked
         leads[classes.first[classes.has_pages & (classes.slot < 0)]] = True
         replaceable, self.unsteady = at_home, np.zeros(len(classes.slot), np.bool_)
         if not at_home.all():
             # When it is a page's turn, the page at the address derived from it may have merged.
-            follows = _follows_merge(batch, classes, derived, at_home & ~leads)
-            matches = ~follows & _has_entry(mm, batch, derived)
+            follows = _follows_merge(batch, classes, at_home & ~leads)
+            matches = ~follows & _has_entry(mm, batch)
             becomes = follows & (batch.flags == MERGED)
             same = (batch.pfn == classes.target[classes.of_page]) & (batch.flags == MERGED)
             stays = at_home | (same & (matches | becomes))  # replaced by what it is already
@@ -125,22 +119,20 @@ class _Pages:
         self.failures[replaceable] = 0
 
 
-def _has_entry(mm: AddressSpace, batch: Batch, derived: Numbers) -> Mask:
+def _has_entry(mm: AddressSpace, batch: Batch) -> Mask:
     """Whether the entry at the address derived from each page is the page's own (pte_same)."""
-    pfns, flags = mm.tables.entries_at(derived)
-    same: Mask = (derived >= 0) & (pfns == batch.pfn) & (flags == batch.flags)
+    pfns, flags = mm.tables.entries_at(batch.derived)
+    same: Mask = (batch.derived >= 0) & (pfns == batch.pfn) & (flags == batch.flags)
     return same
 
 
-def _follows_merge(batch: Batch, classes: _Classes, derived: Numbers, merging: Mask) -> Mask:
+def _follows_merge(batch: Batch, classes: _Classes, merging: Mask) -> Mask:
     """Whether the page at the derived address is of the same class, earlier, and merges."""
-    first = int(batch.vpn.min())
-    page_at = np.full(int(batch.vpn.max()) - first + 1, -1)
-    page_at[batch.vpn - first] = np.arange(len(batch))
-    earlier = (derived >= first) & (derived < batch.vpn)
-    page = np.full(len(batch), -1)
-    page[earlier] = page_at[derived[earlier] - first]
-    follows: Mask = (page >= 0) & merging[page] & (classes.of_page[page] == classes.of_page)
+    order = batch.by_address(np.ones(len(batch), np.bool_))
+    vpns = batch.vpn[order]
+    page = order[np.minimum(np.searchsorted(vpns, batch.derived), len(vpns) - 1)]
+    follows: Mask = (batch.vpn[page] == batch.derived) & (batch.derived < batch.vpn)
+    follows &= merging[page] & (classes.of_page[page] == classes.of_page)
     return follows
 
 

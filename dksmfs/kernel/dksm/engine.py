@@ -23,6 +23,7 @@ results for many pages at once.
 import errno
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
@@ -31,6 +32,7 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.hashes import Checksums
 from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable
+from dksmfs.kernel.dksm.walk import Walk
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory
@@ -41,7 +43,8 @@ from dksmfs.kernel.pausing import Work
 
 MERGED: Final = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean
 
-_STRETCH_PAGES: Final = 1 << 20  # that shortcuts get to see at once
+_PAGES_AHEAD: Final = 1 << 13  # that are looked for before any is advertised
+_MAPPINGS_AT_ONCE: Final = 64  # looked at between pauses
 
 
 class Verdict(Enum):
@@ -82,27 +85,36 @@ class Dksm:
             self.frames.untrack_all()
         self.run = value
 
-    def advertise(self, mm: AddressSpace, vma: Vma, first: int, last: int) -> Work[None]:
-        """Merge or track virtual pages `first` to `last` - 1 of `vma`."""
-        if not self.run or vma.kind is Kind.HUGETLB:
-            return
-        for low, high in mm.tables.stretches(first, last, _STRETCH_PAGES):
-            at = low
-            while at < high:
-                taken = yield from self._advertise_some(mm, vma, at, high)
-                for shortcut in self.shortcuts:
-                    shortcut.learn(mm, at, at + taken)
-                at += taken
+    def advertise(self, mm: AddressSpace, mappings: Iterable[tuple[Vma, int, int]]) -> Work[None]:
+        """Merge or track virtual pages `first` to `last` - 1 of each of the `mappings`, which
+        ascend."""
+        walk = Walk(mm)
+        for number, (vma, first, last) in enumerate(mappings, 1):
+            if self.run and vma.kind is not Kind.HUGETLB:
+                walk.add(vma, first, last)
+            if walk.pages >= _PAGES_AHEAD:
+                yield from self._finish(walk)
+            elif number % _MAPPINGS_AT_ONCE == 0:
                 yield
+        yield from self._finish(walk)
 
-    def _advertise_some(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
+    def _finish(self, walk: Walk) -> Work[None]:
+        while walk.pages:
+            taken = yield from self._advertise_some(walk)
+            for shortcut in self.shortcuts:
+                shortcut.learn(walk, taken)
+            walk.go_on(taken)
+            yield
+
+    def _advertise_some(self, walk: Walk) -> Work[int]:
         """Advertise some of the pages, from the first one on; returns how many."""
         for shortcut in self.shortcuts:
-            taken = yield from shortcut.advertise(mm, vma, low, high)
+            taken = yield from shortcut.advertise(walk)
             if taken:
                 return taken
-        mm.split_huge_pages(low, low + 1)
-        self.advertise_page(mm, vma, low)
+        vma, vpn, _ = walk.first
+        walk.mm.split_huge_pages(vpn, vpn + 1)
+        self.advertise_page(walk.mm, vma, vpn)
         return 1
 
     # --- the rules, page by page ------------------------------------------------------------
@@ -198,9 +210,9 @@ class MergeShortcut(ABC):
         self.dksm = dksm
 
     @abstractmethod
-    def advertise(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
-        """Advertise some of virtual pages `low` to `high` - 1, from the first one on; returns how
-        many. 0 if the shortcut is not certain of the outcome."""
+    def advertise(self, walk: Walk) -> Work[int]:
+        """Advertise some of the pages ahead, from the first one on; returns how many. 0 if the
+        shortcut is not certain of the outcome."""
 
-    def learn(self, mm: AddressSpace, low: int, high: int) -> None:  # noqa: B027 (most do not)
-        """Virtual pages `low` to `high` - 1 were just advertised."""
+    def learn(self, walk: Walk, pages: int) -> None:  # noqa: B027 (most do not)
+        """The next `pages` pages of the walk were just advertised."""

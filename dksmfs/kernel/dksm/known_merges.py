@@ -10,6 +10,7 @@ maps each frame.
 from dataclasses import dataclass
 
 from dksmfs.kernel.dksm.engine import MERGED, Dksm, MergeShortcut
+from dksmfs.kernel.dksm.walk import Walk
 from dksmfs.kernel.linear import Numbers, compact
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Run
@@ -48,8 +49,9 @@ class KnownMerges(MergeShortcut):
         self._asked: tuple[Origin | None, int, int] = None, -1, 0
         """Of pages whose outcome is not known: their origin, the version, the pages merged."""
 
-    def advertise(self, mm: AddressSpace, vma: Vma, low: int, high: int) -> Work[int]:
+    def advertise(self, walk: Walk) -> Work[int]:
         yield from ()
+        mm, (vma, low, high) = walk.mm, walk.first
         origin, version = origin_of(mm, vma, low, high), mm.frames.version.number
         merged = 0
         if origin is not None and version == self._version:
@@ -74,11 +76,12 @@ class KnownMerges(MergeShortcut):
         mm.tables.add_run(merged)
         return run.pages
 
-    def learn(self, mm: AddressSpace, low: int, high: int) -> None:
+    def learn(self, walk: Walk, pages: int) -> None:
         origin, *before = self._asked
-        now = mm.frames.version.number, self.dksm.pages_merged - (high - low)
-        if origin is not None and now == tuple(before):
-            self._note(origin, mm.tables.entries(low, high)[0], now[0])
+        now = walk.mm.frames.version.number, self.dksm.pages_merged - pages
+        low, most = walk.first.low, walk.first.pages
+        if origin is not None and now == tuple(before) and pages <= most:
+            self._note(origin, walk.mm.tables.entries(low, low + pages)[0], now[0])
 
     def _note(self, origin: Origin, targets: Numbers, version: int) -> None:
         """The page at `origin` and those behind it have merged with the frames `targets`."""

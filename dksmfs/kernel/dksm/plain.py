@@ -12,10 +12,9 @@ from dksmfs.kernel.dksm.batch import Batch, Mask, Outcome, starts
 from dksmfs.kernel.dksm.engine import Dksm
 from dksmfs.kernel.dksm.table import NO_SLOT
 from dksmfs.kernel.memory.frames import Frames, Pfns
-from dksmfs.kernel.memory.vma import Vma
 
 
-def decide_plain(dksm: Dksm, vma: Vma, batch: Batch) -> Outcome:
+def decide_plain(dksm: Dksm, batch: Batch) -> Outcome:
     """Decide on the groups that are plain."""
     begins = starts(batch.checksum)
     first, group = np.flatnonzero(begins), np.cumsum(begins) - 1
@@ -24,7 +23,7 @@ def decide_plain(dksm: Dksm, vma: Vma, batch: Batch) -> Outcome:
     leads = np.zeros(len(batch), np.bool_)  # the first pages, where there is no descriptor
     leads[first[fresh]] = True
     target = np.where(fresh, batch.pfn[first], dksm.table.pfns(slots))[group]
-    suits = leads | _equal(dksm.frames, batch, target, ~leads) & _at_home(dksm.frames, vma, batch)
+    suits = leads | _equal(dksm.frames, batch, target, ~leads) & (batch.derived == batch.vpn)
     plain = np.ones(len(first), np.bool_)
     plain[group[~suits]] = False
     decided = plain[group]
@@ -45,9 +44,3 @@ def _equal(frames: Frames, batch: Batch, target: Pfns, asked: Mask) -> Mask:
         ask = batch.by_address(asked)  # so that adjacent pages are compared in one go
         equal[ask] = frames.contents.equal(batch.twin[ask], target[ask])
     return equal
-
-
-def _at_home(frames: Frames, vma: Vma, batch: Batch) -> Mask:
-    """Whether the address derived from each frame is the one its entry is at."""
-    at_home: Mask = batch.derived_vpns(frames, vma) == batch.vpn
-    return at_home
