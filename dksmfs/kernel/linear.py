@@ -45,7 +45,7 @@ def compact(selection: Selection) -> Selection:
     if isinstance(selection, range) or not len(selection):
         return selection
     first, count = int(selection[0]), len(selection)
-    if selection[-1] - first == count - 1 and (np.diff(selection) == 1).all():
+    if count == 1 or (selection[-1] - first == count - 1 and (np.diff(selection) == 1).all()):
         return range(first, first + count)
     return selection
 

@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import checksums_of
-from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns
-from dksmfs.kernel.dksm.chains import decide_chains
+from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns, starts
+from dksmfs.kernel.dksm.chains import Classes, decide_chains
 from dksmfs.kernel.dksm.descriptors import Chains
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.plain import decide_plain
+from dksmfs.kernel.dksm.turns import Turns
 from dksmfs.kernel.dksm.walk import Stretch, Walk
 from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
@@ -67,12 +68,30 @@ class Batches(MergeShortcut):
             outcome = yield from decide_chains(self.dksm, self._chains, mm, batch)
             same &= self._apply(mm, batch, outcome) and not len(outcome.left)
             yield
-            for vpn in batch.vpn[outcome.left].tolist():
-                vma = mm.vmas.at(vpn)
-                assert vma is not None
-                self.dksm.advertise_page(mm, vma, vpn)
-                yield
+            if len(outcome.left):
+                yield from self._take_turns(mm, batch.taken(np.sort(outcome.left)))
         self._chains.end(same=same)
+
+    def _take_turns(self, mm: AddressSpace, batch: Batch) -> Work[None]:
+        """Advertise pages that depend on each other."""
+        dksm = self.dksm
+        begins = starts(batch.checksum)
+        group = np.cumsum(begins) - 1
+        descriptors = yield from self._chains.find_all(batch.checksum[begins])
+        classes = Classes(dksm.frames, batch, group, descriptors)
+        if classes.mixed.any():  # different bytes have one hash, or they have just changed
+            yield from self._advertise_each(mm, batch)
+            return
+        turns = Turns(dksm, mm, batch, group, descriptors, classes)
+        yield from turns.take()
+        turns.apply(dksm)
+
+    def _advertise_each(self, mm: AddressSpace, batch: Batch) -> Work[None]:
+        for vpn in batch.vpn.tolist():
+            vma = mm.vmas.at(vpn)
+            assert vma is not None
+            self.dksm.advertise_page(mm, vma, vpn)
+            yield
 
     def _apply(self, mm: AddressSpace, batch: Batch, outcome: Outcome) -> bool:
         """Carry out what was decided; tells whether no frame was freed that a descriptor names."""

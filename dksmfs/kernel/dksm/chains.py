@@ -32,7 +32,7 @@ def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) ->
     group = np.cumsum(begins) - 1
     descriptors = yield from chains.find(batch.checksum[begins], batch.hash)
     yield
-    classes = _Classes(dksm.frames, batch, group, descriptors)
+    classes = Classes(dksm.frames, batch, group, descriptors)
     yield
     pages = _Pages(mm, batch, classes)
     undecided = np.zeros(group[-1] + 1, np.bool_)
@@ -53,7 +53,7 @@ def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) ->
 _NEWEST: Final = 1 << 40  # newer than all slots
 
 
-class _Classes:
+class Classes:
     """Pages and live descriptors with equal bytes; columns with a row for each class.
 
     `target` is the frame of the newest live descriptor, whose slot is `slot`; or, where that is -1,
@@ -67,22 +67,22 @@ class _Classes:
         live = np.flatnonzero(descriptors.live)
         hashes = np.concatenate([descriptors.hash[live], batch.hash])
         hash_of, of = np.unique(hashes, return_inverse=True)
-        of_descriptor, self.of_page = of[: len(live)], of[len(live) :]
+        self.of_descriptor, self.of_page = of[: len(live)], of[len(live) :]
         none = np.full(len(hash_of), -1)
         self.first, row, self.group = none.copy(), none.copy(), none.copy()
         self.first[self.of_page[::-1]] = np.arange(len(batch))[::-1]
-        row[of_descriptor[::-1]] = live[::-1]
+        row[self.of_descriptor[::-1]] = live[::-1]
         self.has_pages, known = self.first >= 0, row >= 0
-        self.group[of_descriptor] = descriptors.group[live]
+        self.group[self.of_descriptor] = descriptors.group[live]
         self.group[self.of_page] = group
         self.known = np.zeros(len(hash_of), np.int64)
-        np.add.at(self.known, of_descriptor, descriptors.count[live])
+        np.add.at(self.known, self.of_descriptor, descriptors.count[live])
         self.slot, self.target = none.copy(), batch.pfn[self.first]
         self.slot[known] = descriptors.slot[row[known]]
         self.target[known] = descriptors.pfn[row[known]]
         self.mixed = np.zeros(len(hash_of), np.bool_)
-        asked = self.has_pages[of_descriptor]
-        self._compare(frames, descriptors.pfn[live[asked]], of_descriptor[asked])
+        asked = self.has_pages[self.of_descriptor]
+        self._compare(frames, descriptors.pfn[live[asked]], self.of_descriptor[asked])
         in_order = batch.by_address(np.ones(len(batch), np.bool_))
         self._compare(frames, batch.twin[in_order], self.of_page[in_order])
 
@@ -98,7 +98,7 @@ class _Pages:
     `unsteady` if a page of it may change whether another one can be replaced.
     """
 
-    def __init__(self, mm: AddressSpace, batch: Batch, classes: _Classes) -> None:
+    def __init__(self, mm: AddressSpace, batch: Batch, classes: Classes) -> None:
         at_home = batch.derived == batch.vpn
         leads = np.zeros(len(batch), np.bool_)  # find no descriptor, and are tracked
         leads[classes.first[classes.has_pages & (classes.slot < 0)]] = True
@@ -106,7 +106,7 @@ class _Pages:
         if not at_home.all():
             # When it is a page's turn, the page at the address derived from it may have merged.
             follows = _follows_merge(batch, classes, at_home & ~leads)
-            matches = ~follows & _has_entry(mm, batch)
+            matches = ~follows & has_entry(mm, batch)
             becomes = follows & (batch.flags == MERGED)
             same = (batch.pfn == classes.target[classes.of_page]) & (batch.flags == MERGED)
             stays = at_home | (same & (matches | becomes))  # replaced by what it is already
@@ -119,14 +119,14 @@ class _Pages:
         self.failures[replaceable] = 0
 
 
-def _has_entry(mm: AddressSpace, batch: Batch) -> Mask:
+def has_entry(mm: AddressSpace, batch: Batch) -> Mask:
     """Whether the entry at the address derived from each page is the page's own (pte_same)."""
     pfns, flags = mm.tables.entries_at(batch.derived)
     same: Mask = (batch.derived >= 0) & (pfns == batch.pfn) & (flags == batch.flags)
     return same
 
 
-def _follows_merge(batch: Batch, classes: _Classes, merging: Mask) -> Mask:
+def _follows_merge(batch: Batch, classes: Classes, merging: Mask) -> Mask:
     """Whether the page at the derived address is of the same class, earlier, and merges."""
     order = batch.by_address(np.ones(len(batch), np.bool_))
     vpns = batch.vpn[order]
@@ -136,7 +136,7 @@ def _follows_merge(batch: Batch, classes: _Classes, merging: Mask) -> Mask:
     return follows
 
 
-def _turns(batch: Batch, classes: _Classes, tracked: Mask) -> tuple[Numbers, Pfns]:
+def _turns(batch: Batch, classes: Classes, tracked: Mask) -> tuple[Numbers, Pfns]:
     """For each page, when it is its turn: how many live descriptors have its bytes, and the frame
     of the newest of them."""
     order = np.argsort(classes.of_page, kind="stable")
@@ -153,7 +153,7 @@ def _turns(batch: Batch, classes: _Classes, tracked: Mask) -> tuple[Numbers, Pfn
 
 
 def _disturbed(
-    frames: Frames, batch: Batch, group: Numbers, classes: _Classes, pages: _Pages
+    frames: Frames, batch: Batch, group: Numbers, classes: Classes, pages: _Pages
 ) -> Numbers:
     """The groups in which a page merges and thereby frees a frame whose descriptor another page
     comes by: one that is tracked comes by all, and one of another class may."""
@@ -169,7 +169,7 @@ def _disturbed(
 
 
 def _passed_stale(
-    group: Numbers, descriptors: Descriptors, classes: _Classes, pages: _Pages, undecided: Mask
+    group: Numbers, descriptors: Descriptors, classes: Classes, pages: _Pages, undecided: Mask
 ) -> Numbers:
     """The slots of stale descriptors that a page of a decided group passes by: those newer than the
     oldest descriptor that a page merges with, or all, if a page is tracked."""

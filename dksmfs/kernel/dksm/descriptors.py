@@ -104,6 +104,11 @@ class Chains:
             self._keep(checksums, added, (counts >= _LONG) | (newest > 0))
         return added.and_then(kept)
 
+    def find_all(self, checksums: Checksums) -> Work[Descriptors]:
+        """The descriptors with each of the checksums, a row for each slot."""
+        slot, group = self._dksm.table.chains(checksums, np.zeros(len(checksums), np.int64))
+        return (yield from self._examine(checksums, slot, group))
+
     def _examine(self, checksums: Checksums, slot: Numbers, group: Numbers) -> Work[Descriptors]:
         frames, table = self._dksm.frames, self._dksm.table
         pfn = table.pfns(slot)

@@ -158,7 +158,7 @@ class Dksm:
     def _replace(self, mm: AddressSpace, vma: Vma, pfn: int, flags: int, target: int) -> bool:
         """Make the entry at the address derived from frame `pfn` point to `target`, if that entry
         is `pfn` and `flags` (page_address_in_vma, pte_same)."""
-        place = int(self.frames.homes(np.array([pfn]))[0])
+        place = self.frames.home(pfn)
         pgoff = None if vma.anon_vma is None else home_pgoff(place, vma.anon_vma.root)
         if pgoff is None:
             return False

@@ -201,6 +201,10 @@ class Frames:
         """The `home` of each anonymous frame."""
         return self._home.get(pfns)
 
+    def home(self, pfn: int) -> int:
+        """The `home` of one anonymous frame."""
+        return int(self._home.get(np.array([pfn]))[0])
+
     def first_home(self, pfns: range) -> int | None:
         """The home of the first, if those of all are known to be adjacent."""
         return self._home.first_of_line(pfns)
