@@ -68,9 +68,10 @@ def _place(mm: AddressSpace, pages: int, kind: Kind) -> int:
 def munmap(mm: AddressSpace, start: int, end: int) -> Work[None]:
     """Unmap what is mapped in the range."""
     touched = mm.vmas.overlapping(start, end)
-    for vma in touched:
+    borders = touched[:1] + touched[1:][-1:]
+    for vma in borders:
         check_boundaries(vma, start, end)
-    for vma in touched[:1] + touched[1:][-1:]:
+    for vma in borders:
         mm.vmas.isolate(vma, max(start, vma.start), min(end, vma.end))
     yield from mm.remove(start, end)
 
@@ -246,6 +247,6 @@ def _copy_page_range(parent: AddressSpace, child: AddressSpace, vma: Vma) -> Wor
             copy.change(_EVERY_BIT & ~ACCESSED, 0)
             child.tables.add(copy)
         yield
-    for vpn in (vma.start, vma.end - 1):  # an area that other mappings share may have a table
-        if vpn // HUGE_PAGES in parent.tables:
+    for vpn in {vma.start, vma.end - 1}:  # areas that may have a table for other mappings
+        if vpn // HUGE_PAGES in parent.tables and vpn // HUGE_PAGES not in child.tables:
             child.tables.ensure(vpn, vpn + 1)

@@ -85,11 +85,11 @@ class PageTables:
         and the huge pages that it reaches into."""
         if start >= end:
             return []
-        self._cut(start)
         self._cut(end)
+        low, high = self._cut(start), self._upto(end)
         return [
             part if isinstance(part, HugePage) else _within(part, start, end)
-            for part in self._parts[self._at(start) : self._upto(end)]
+            for part in self._parts[low:high]
         ]
 
     def look(self, start: int, end: int, limit: int | None = None) -> list[Part]:
