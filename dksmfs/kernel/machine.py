@@ -153,6 +153,7 @@ class Machine:
         """The living processes, the oldest first. Those that end in a pause are left out."""
         found = []
         for pid in list(self._processes):
+            yield
             if (process := self._processes.get(pid)) is not None:
                 rss = yield from present_pages(process.mm)
                 found.append(ProcessInfo(pid, process.name, process.parent, rss))

@@ -162,7 +162,7 @@ def test_a_fork_that_is_given_up_leaves_no_child() -> None:
 
 @programs_profile()
 @given(thp=st.sampled_from(["never", "always"]), change=changes, view=views, paused=pauses)
-def test_whoever_looks_in_a_pause_sees_entries_and_frames_that_agree(
+def test_entries_and_frames_agree_in_every_pause(
     thp: str, change: Call, view: Call, paused: int
 ) -> None:
     machine, pid = _machine(thp)

@@ -112,6 +112,8 @@ def _populated(
     in_runs = vma.kind is Kind.ANON and not mm.huge_possible(vma)
     while start < end:
         stop = _served(mm, start, end, wanted)
+        if stop == start and write:
+            stop = _reused(mm, start, end)
         if stop == start:
             fresh = _absent(mm, start, end) if in_runs else start
             if fresh > start:
@@ -132,6 +134,19 @@ def _served(mm: AddressSpace, start: int, end: int, wanted: int) -> int:
             break
         start = part.end
     return start
+
+
+def _reused(mm: AddressSpace, start: int, end: int) -> int:
+    """How far the pages from `start` on are a run of frames that nobody else maps; they become
+    writable in place, as those of `_write_fault_private` do."""
+    limit = min(end, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES)
+    run = next(iter(mm.tables.look(start, limit, 1)), None)
+    if not isinstance(run, Run) or run.start > start or not run.step:
+        return start
+    if (mm.frames.mapcounts(numbers(run.frames)) != 1).any():
+        return start
+    mm.tables.add_bits(start, run.end, WRITTEN)
+    return run.end
 
 
 def _absent(mm: AddressSpace, start: int, end: int) -> int:
@@ -254,7 +269,7 @@ def _file_entry(vma: Vma) -> int:
 def _map_absent(
     mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions, flags: int
 ) -> None:
-    """Let absent entries map the pages of the mapping's file; holes become zero-filled pages."""
+    """Map pages of the mapping's file at absent entries; holes become zero-filled pages."""
     assert vma.file is not None
     if len(at):
         pfns = vma.file.pages(mm.frames, vma.linear_page_index(area * HUGE_PAGES) + at)

@@ -1,7 +1,7 @@
 """Memory of the machine, and the address spaces that map it.
 
 `AddressSpace` is the state of one process (mm_struct): mappings and page tables. What happens to
-it is in `faults` (accesses), `mmap` (system calls that map) and `madvise`.
+it is in `faults` (accesses), `mapping` (system calls that map) and `madvise`.
 """
 
 from collections.abc import Iterator
@@ -132,7 +132,7 @@ class AddressSpace:
             self.tables.join_runs(low, high)
 
     def split_huge_pages(self, start: int, end: int) -> None:
-        """Let the huge pages that the range reaches into be mapped by entries."""
+        """Split the huge pages that the range reaches into into entries."""
         for part in self.tables.look(start, end):
             if isinstance(part, HugePage):
                 self.table(part.start // HUGE_PAGES)

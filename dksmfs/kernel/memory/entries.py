@@ -138,7 +138,7 @@ class PageTable(Part):
         return bool((self.flags & np.uint8(wanted) == wanted).all())
 
     def clipped(self, start: int, end: int) -> "PageTable":
-        """The entries between two virtual pages: whoever changes them changes the table."""
+        """The entries between two virtual pages; a change of them changes the table."""
         start, end = max(start, self.start), min(end, self.end)
         here = slice(start - self.start, end - self.start)
         return PageTable(start, end, self.pfn[here], self.flags[here])

@@ -62,12 +62,12 @@ class PageTables:
         return self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES) is not None
 
     def set(self, table: PageTable | HugePage) -> None:
-        """Let the area of a table have that, whatever it had before."""
+        """Put a table into its area, in place of what was there."""
         low, high = self._cut(table.start), self._cut(table.end)
         self._parts[low:high] = [table]
 
     def drop(self, first: int, end: int) -> None:
-        """Let areas `first` to `end` - 1 have no tables."""
+        """Remove what areas `first` to `end` - 1 have."""
         low, high = self._cut(first * HUGE_PAGES), self._cut(end * HUGE_PAGES)
         del self._parts[low:high]
 
@@ -239,7 +239,7 @@ class PageTables:
             table.pfn[here], table.flags[here] = pfns[low:high], flags
 
     def join(self, start: int, end: int) -> None:
-        """Let the range, all of which is present, be one run if its entries are alike, and there
+        """Make one run of the range, all of which is present, if its entries are alike, and there
         are no others in its areas."""
         first, last = start // HUGE_PAGES * HUGE_PAGES, -(-end // HUGE_PAGES) * HUGE_PAGES
         if all(isinstance(part, Run) for part in self.look(first, last)):
@@ -254,8 +254,8 @@ class PageTables:
             self.add_run(Run(start, end, int(line[0]), step, int(bits[0])))
 
     def join_runs(self, start: int, end: int) -> None:
-        """Let the runs of the range, and those that end and start at its borders, be as few as
-        possible."""
+        """Join runs of the range, and those that end or start at its borders, that continue one
+        another."""
         low = self._at(start - 1)
         high = bisect_right(self._parts, end, key=_START)
         if high - low > 1:
@@ -277,7 +277,7 @@ class PageTables:
         self.join_runs(start, end)
 
     def move(self, start: int, end: int, distance: int) -> None:
-        """Let the tables of whole areas be `distance` pages higher, where there are none."""
+        """Move the tables of whole areas `distance` pages up, to where there are none."""
         low, high = self._cut(start), self._cut(end)
         moved = self._parts[low:high]
         del self._parts[low:high]
@@ -289,7 +289,7 @@ class PageTables:
         self.join_runs(end + distance, end + distance)
 
     def ensure(self, start: int, end: int) -> None:
-        """Let the areas of the range have tables, even if there is nothing in them."""
+        """Make page tables for those areas of the range that have none."""
         for low, high in self.absent_areas(start, end):
             self.add_run(Run(low, high, ZERO_PFN, 0, 0))
 
@@ -304,8 +304,8 @@ class PageTables:
         return bisect_left(self._parts, vpn, key=_START)
 
     def _cut(self, vpn: int) -> int:
-        """Let no run reach across the border before page `vpn`; returns the position of what is
-        behind that."""
+        """Cut the run that reaches across the border before page `vpn`; returns the position of
+        what is behind that."""
         at = self._at(vpn)
         part = self._parts[at] if at < len(self._parts) else None
         if part is not None and part.start < vpn and isinstance(part, Run):
