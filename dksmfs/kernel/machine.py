@@ -25,6 +25,7 @@ from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.known_merges import KnownMerges
 from dksmfs.kernel.errors import AccessFault, kernel_error
+from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
 from dksmfs.kernel.memory.hashing.copies import Copies
 from dksmfs.kernel.memory.hashing.formulas import Formulas
@@ -350,9 +351,8 @@ class Machine:
     def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> Work[None]:
         accessible, signal = yield from faults.reach(mm, start, end, write=True)
         for low, high in faults.accessed(mm, start, accessible, write=True):
-            for part in mm.tables.look(low, high):
-                pages = range(part.start - start, part.end - start)
-                self.memory.frames.contents.set(part.pfns(), content, pages)
+            pfns = compact(mm.tables.entries(low, high)[0])
+            self.memory.frames.contents.set(pfns, content, range(low - start, high - start))
             yield
         _fail(mm, accessible, signal, write=True)
 

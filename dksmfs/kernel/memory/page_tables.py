@@ -26,7 +26,7 @@ from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
 _EVERYTHING: Final = 1 << 40  # more areas than there are
 
-PIECE_PAGES: Final = 256 * HUGE_PAGES
+PIECE_PAGES: Final = 64 * HUGE_PAGES
 """Pages of runs that are dealt with in half a millisecond."""
 
 PIECE_PARTS: Final = 16
