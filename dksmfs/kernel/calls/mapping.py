@@ -67,13 +67,18 @@ def _place(mm: AddressSpace, pages: int, kind: Kind) -> int:
 
 def munmap(mm: AddressSpace, start: int, end: int) -> Work[None]:
     """Unmap what is mapped in the range."""
-    touched = mm.vmas.overlapping(start, end)
-    borders = touched[:1] + touched[1:][-1:]
-    for vma in borders:
+    outermost = _first_and_last(mm, start, end)
+    for vma in outermost:
         check_boundaries(vma, start, end)
-    for vma in borders:
+    for vma in outermost:
         mm.vmas.isolate(vma, max(start, vma.start), min(end, vma.end))
     yield from mm.remove(start, end)
+
+
+def _first_and_last(mm: AddressSpace, start: int, end: int) -> list[Vma]:
+    """The mappings of the range that may reach beyond it."""
+    touched = mm.vmas.overlapping(start, end)
+    return touched[:1] + touched[1:][-1:]
 
 
 def check_boundaries(vma: Vma, start: int, end: int) -> None:
