@@ -1,9 +1,10 @@
 """One simulated machine: memory, the merge engine, and the processes that use them.
 
 `Machine` has a method for each thing a process can do, and for each view from outside. It does no
-I/O, asks no clock and starts no threads; a method runs to its end, as under the kernel's
-dksm_mutex. Addresses and lengths are in bytes, as in the system calls. Failures are `OSError`
-with the kernel's errno, and leave the machine as the kernel would.
+I/O, asks no clock and starts no threads. A method that is called runs to its end, as under the
+kernel's dksm_mutex; its `work` pauses where others may look (see `pausing`). Addresses and lengths
+are in bytes, as in the system calls. Failures are `OSError` with the kernel's errno, and leave the
+machine as the kernel would.
 """
 
 import errno
@@ -17,15 +18,15 @@ import numpy as np
 from dksmfs.kernel.calls import faults
 from dksmfs.kernel.calls import mapping as calls
 from dksmfs.kernel.calls.madvise import Advice, AdvisedMappings, advised_range, apply_advice
-from dksmfs.kernel.calls.smaps import MappingInfo, mapping_info, present_pages
+from dksmfs.kernel.calls.smaps import MappingInfo, mappings_info, present_pages
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.known_merges import KnownMerges
 from dksmfs.kernel.errors import AccessFault, kernel_error
+from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
-from dksmfs.kernel.memory.entries import HugePage, Part, Run
 from dksmfs.kernel.memory.hashing.copies import Copies
 from dksmfs.kernel.memory.hashing.formulas import Formulas
 from dksmfs.kernel.memory.hashing.gathered import Gathered
@@ -35,7 +36,8 @@ from dksmfs.kernel.memory.hashing.repetitions import Repetitions
 from dksmfs.kernel.memory.hashing.same_pages import SamePages
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, parse_prot
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
+from dksmfs.kernel.pausing import Work, pausing
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, TASK_PAGES
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
 """The advices by the name that people write."""
@@ -54,6 +56,10 @@ SHORTCUTS: Final[tuple[Shortcut, ...]] = (
 )
 """All that come to the results of the engine with less work, in the order in which they are
 tried."""
+
+# Pages that are dealt with between two pauses.
+_COPIED: Final = 256
+_SHOWN: Final = 1024
 
 
 @dataclass(slots=True)
@@ -130,23 +136,29 @@ class Machine:
         """A new process without mappings; returns its pid, which is never used again."""
         return self._add(name, None, AddressSpace(self.memory))
 
-    def fork(self, pid: int, name: str | None = None) -> int:
+    @pausing
+    def fork(self, pid: int, name: str | None = None) -> Work[int]:
         """fork(2): the child has the parent's name unless given one; returns its pid."""
         parent = self._process(pid)
-        return self._add(name or parent.name, pid, calls.fork(parent.mm))
+        child = yield from calls.fork(parent.mm)
+        return self._add(name or parent.name, pid, child)
 
-    def exit(self, pid: int) -> None:
+    @pausing
+    def exit(self, pid: int) -> Work[None]:
         """The process ends; its frames live on as long as others map them."""
-        process = self._process(pid)
-        process.mm.remove(list(process.mm.vmas))
+        yield from self._mm(pid).remove(0, TASK_PAGES)
         del self._processes[pid]
 
-    def processes(self) -> list[ProcessInfo]:
-        """The living processes, the oldest first."""
-        return [
-            ProcessInfo(process.pid, process.name, process.parent, present_pages(process.mm))
-            for process in self._processes.values()
-        ]
+    @pausing
+    def processes(self) -> Work[list[ProcessInfo]]:
+        """The living processes, the oldest first. Those that end in a pause are left out."""
+        found = []
+        for pid in list(self._processes):
+            yield
+            if (process := self._processes.get(pid)) is not None:
+                rss = yield from present_pages(process.mm)
+                found.append(ProcessInfo(pid, process.name, process.parent, rss))
+        return [info for info in found if info.pid in self._processes]
 
     def address_space(self, pid: int) -> AddressSpace:
         """The mappings and page tables of a process, for those that change them directly."""
@@ -168,7 +180,8 @@ class Machine:
 
     # --- mappings ---------------------------------------------------------------------------
 
-    def mkfile(self, name: str, pages: int, content: Content) -> None:
+    @pausing
+    def mkfile(self, name: str, pages: int, content: Content) -> Work[None]:
         """Create a file of `pages` pages in memory, in place of one with that name.
 
         Whoever maps the old file keeps it.
@@ -177,13 +190,19 @@ class Machine:
             raise kernel_error(errno.EINVAL, "a file has at least one page")
         self.memory.frames.contents.require_storage(content.held_bytes)
         file = File(pages)
-        file.write(self.memory.frames, content)
+        try:
+            yield from file.write(self.memory.frames, content)
+        except GeneratorExit:
+            self.memory.close(file)
+            raise
         file.linked = True
         old, self._files[name] = self._files.get(name), file
         if old is not None:
             old.linked = False
-            AddressSpace(self.memory).close(old)
+            self.memory.close(old)
+        yield from self.memory.release_unused()
 
+    @pausing
     def mmap(
         self,
         pid: int,
@@ -194,7 +213,7 @@ class Machine:
         address: int | None = None,
         file: str | None = None,
         content: Content | None = None,
-    ) -> int:
+    ) -> Work[int]:
         """mmap(2): map `length` bytes, at `address` if given (MAP_FIXED); returns the address.
 
         `prot` is "none" or letters of "rwx"; `kind` is anon, shared-anon, file-private,
@@ -211,14 +230,14 @@ class Machine:
         start = None if address is None else _page(address)
         first = wanted if content is None else wanted | Prot.READ | Prot.WRITE
         pages = _pages(length)
-        start = calls.mmap(mm, start, pages, first, what, mapped)
+        start = yield from calls.mmap(mm, start, pages, first, what, mapped)
         if content is not None:
             try:
-                self.fill(pid, start * PAGE_SIZE, pages * PAGE_SIZE, content)
+                yield from self._fill(mm, start, start + pages, content)
             except AccessFault:
-                calls.munmap(mm, start, start + pages)
+                yield from calls.munmap(mm, start, start + pages)
                 raise
-            calls.mprotect(mm, start, start + pages, wanted)
+            yield from calls.mprotect(mm, start, start + pages, wanted)
         return start * PAGE_SIZE
 
     def _file(self, kind: Kind, name: str | None) -> File | None:
@@ -230,43 +249,41 @@ class Machine:
             raise kernel_error(errno.ENOENT, f"there is no file {name!r}")
         return self._files[name]
 
-    def munmap(self, pid: int, address: int, length: int) -> None:
+    @pausing
+    def munmap(self, pid: int, address: int, length: int) -> Work[None]:
         """munmap(2)."""
         start, end = _range(address, length)
         if start == end:
             raise kernel_error(errno.EINVAL, "nothing to unmap: the length is 0")
-        calls.munmap(self._mm(pid), start, end)
+        yield from calls.munmap(self._mm(pid), start, end)
 
-    def mprotect(self, pid: int, address: int, length: int, prot: str) -> None:
+    @pausing
+    def mprotect(self, pid: int, address: int, length: int, prot: str) -> Work[None]:
         """mprotect(2); `prot` as for `mmap`."""
-        calls.mprotect(self._mm(pid), *_range(address, length), parse_prot(prot))
+        yield from calls.mprotect(self._mm(pid), *_range(address, length), parse_prot(prot))
 
-    def mremap(self, pid: int, address: int, length: int, new_address: int) -> int:
+    @pausing
+    def mremap(self, pid: int, address: int, length: int, new_address: int) -> Work[int]:
         """mremap(2) with MREMAP_FIXED and the size unchanged; returns the new address."""
         start, end = _range(address, length)
         if start == end:
             raise kernel_error(errno.EINVAL, "nothing to move: the length is 0")
-        calls.mremap(self._mm(pid), start, end - start, _page(new_address))
+        yield from calls.mremap(self._mm(pid), start, end - start, _page(new_address))
         return new_address
 
-    def mlock(self, pid: int, address: int, length: int) -> None:
+    @pausing
+    def mlock(self, pid: int, address: int, length: int) -> Work[None]:
         """mlock(2)."""
-        calls.mlock(self._mm(pid), *_outer_range(address, length))
+        yield from calls.mlock(self._mm(pid), *_outer_range(address, length))
 
-    def munlock(self, pid: int, address: int, length: int) -> None:
+    @pausing
+    def munlock(self, pid: int, address: int, length: int) -> Work[None]:
         """munlock(2)."""
-        calls.munlock(self._mm(pid), *_outer_range(address, length))
+        yield from calls.munlock(self._mm(pid), *_outer_range(address, length))
 
-    def madvise(self, pid: int, address: int, length: int, advice: int) -> None:
+    @pausing
+    def madvise(self, pid: int, address: int, length: int, advice: int) -> Work[None]:
         """madvise(2); `advice` is one of `ADVICE`, others are EINVAL."""
-        for _ in self.madvise_slices(pid, address, length, advice):
-            pass
-
-    def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
-        """`madvise`, with a pause wherever a long MADV_MERGEABLE may let others look.
-
-        Nothing may change the machine in a pause; failures are raised when asked for the next.
-        """
         mm = self._mm(pid)
         start, end = advised_range(address, length, advice)
         mappings = AdvisedMappings(mm, start, end)
@@ -275,21 +292,30 @@ class Machine:
         else:
             for vma, low, high in mappings:
                 if advice != Advice.UNMERGEABLE:
-                    apply_advice(mm, vma, low, high, Advice(advice))
+                    yield from apply_advice(mm, vma, low, high, Advice(advice))
+                yield
         mappings.refuse_holes()
+
+    def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Work[None]:
+        """`madvise` with its pauses."""
+        return self.madvise.work(pid, address, length, advice)
 
     # --- accesses ---------------------------------------------------------------------------
 
-    def read(self, pid: int, address: int, length: int) -> bytes:
+    @pausing
+    def read(self, pid: int, address: int, length: int) -> Work[bytes]:
         """The process loads bytes; `AccessFault` if it may not."""
-        mm = self._mm(pid)
+        mm, pages = self._mm(pid), bytearray()
         start, end = _outer_range(address, length)
-        self._access(mm, start, end, write=False)
-        pfns, _ = mm.tables.entries(start, end)
+        yield from self._access(mm, start, end, write=False)
+        for low, high in _portions(start, end, _COPIED):
+            pages += self.memory.frames.contents.rows(mm.tables.entries(low, high)[0]).data
+            yield
         offset = address % PAGE_SIZE
-        return self.memory.frames.contents.rows(pfns).tobytes()[offset : offset + length]
+        return bytes(memoryview(pages)[offset : offset + length])
 
-    def write(self, pid: int, address: int, data: bytes) -> None:
+    @pausing
+    def write(self, pid: int, address: int, data: bytes) -> Work[None]:
         """The process stores bytes; at an `AccessFault` the pages before are written."""
         mm = self._mm(pid)
         start, end = _outer_range(address, len(data))
@@ -297,90 +323,84 @@ class Machine:
         # A page that is written in part is copied with what the stores before have left in it.
         whole = address + -address % PAGE_SIZE
         tail = max(whole, (address + len(data)) // PAGE_SIZE * PAGE_SIZE)
-        self._write_part(mm, address, data[: whole - address])
-        self._write_pages(mm, whole, data[whole - address : tail - address])
-        self._write_part(mm, tail, data[tail - address :])
+        yield from self._write_part(mm, address, data[: whole - address])
+        yield from self._write_pages(mm, whole, data[whole - address : tail - address])
+        yield from self._write_part(mm, tail, data[tail - address :])
 
-    def _write_part(self, mm: AddressSpace, address: int, data: bytes) -> None:
+    def _write_part(self, mm: AddressSpace, address: int, data: bytes) -> Work[None]:
         if data:
             vpn = address // PAGE_SIZE
-            self._access(mm, vpn, vpn + 1, write=True)
+            yield from self._access(mm, vpn, vpn + 1, write=True)
             pfn, _ = mm.tables.entry(vpn)
             self.memory.frames.contents.overwrite(pfn, address % PAGE_SIZE, data)
 
-    def _write_pages(self, mm: AddressSpace, address: int, data: bytes) -> None:
+    def _write_pages(self, mm: AddressSpace, address: int, data: bytes) -> Work[None]:
         if data:
             start = address // PAGE_SIZE
-            self._fill(mm, start, start + len(data) // PAGE_SIZE, StoredContent(data))
+            yield from self._fill(mm, start, start + len(data) // PAGE_SIZE, StoredContent(data))
 
-    def fill(self, pid: int, address: int, length: int, content: Content) -> None:
+    @pausing
+    def fill(self, pid: int, address: int, length: int, content: Content) -> Work[None]:
         """The process stores page 0, 1, ... of `content` to the pages of a range of whole pages;
         at an `AccessFault` the pages before are stored."""
         mm = self._mm(pid)
         start, end = _range(address, length)
         self.memory.frames.contents.require_storage(content.held_bytes)
-        self._fill(mm, start, end, content)
+        yield from self._fill(mm, start, end, content)
 
-    def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> None:
-        fault = self._access_some(mm, start, end, write=True)
-        end = end if fault is None else fault.address // PAGE_SIZE
-        frames = self.memory.frames
-        for part in mm.tables.look(start, end):
-            if isinstance(part, Run):
-                pages = range(part.start - start, part.end - start)
-                frames.contents.set(part.frames, content, pages)
-        pfns, positions = mm.tables.opened_entries(start, end)
-        if frames.cached(pfns).any():
-            # Two pages may be one frame, of a file mapped twice: the last store counts.
-            pfns, backwards = np.unique(pfns[::-1], return_index=True)
-            positions = positions[len(positions) - 1 - backwards]
-        frames.contents.set(pfns, content, positions)
-        if fault is not None:
-            raise fault
+    def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> Work[None]:
+        accessible, signal = yield from faults.reach(mm, start, end, write=True)
+        for low, high in faults.accessed(mm, start, accessible, write=True):
+            pfns = compact(mm.tables.entries(low, high)[0])
+            self.memory.frames.contents.set(pfns, content, range(low - start, high - start))
+            yield
+        _fail(mm, accessible, signal, write=True)
 
-    def touch(self, pid: int, address: int, length: int) -> None:
+    @pausing
+    def touch(self, pid: int, address: int, length: int) -> Work[None]:
         """The process loads a byte of each page; at an `AccessFault` the pages before are read."""
-        self._access(self._mm(pid), *_outer_range(address, length), write=False)
+        yield from self._access(self._mm(pid), *_outer_range(address, length), write=False)
 
-    def _access(self, mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
-        fault = self._access_some(mm, start, end, write=write)
-        if fault is not None:
-            raise fault
+    def _access(self, mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[None]:
+        accessible, signal = yield from faults.reach(mm, start, end, write=write)
+        yield from faults.access(mm, start, accessible, write=write)
+        _fail(mm, accessible, signal, write=write)
 
-    def _access_some(
-        self, mm: AddressSpace, start: int, end: int, *, write: bool
-    ) -> AccessFault | None:
-        accessible, signal = faults.reach(mm, start, end, write=write)
-        faults.access(mm, start, accessible, write=write)
-        if signal == "SIGBUS":
-            faults.fault_behind_end(mm, accessible, write=write)
-        return None if signal is None else AccessFault(signal, accessible * PAGE_SIZE)
+    # --- views from outside: they change nothing, but show what others change in their pauses ---
 
-    # --- views from outside: they change nothing --------------------------------------------
-
-    def pagemap(self, pid: int, address: int, length: int) -> list[PageInfo]:
+    @pausing
+    def pagemap(self, pid: int, address: int, length: int) -> Work[list[PageInfo]]:
         """The frame of each page of the range (/proc/PID/pagemap)."""
-        frames = self.memory.frames
-        pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
-        huge = frames.compound(pfns)
-        return [
-            PageInfo(pfn if present else None, bool(present) and pfn < HUGE_PAGES, part)
-            for pfn, present, part in zip(pfns.tolist(), flags.tolist(), huge.tolist(), strict=True)
-        ]
+        mm, frames, found = self._mm(pid), self.memory.frames, list[PageInfo]()
+        for start, end in _portions(*_outer_range(address, length), _SHOWN):
+            pfns, flags = mm.tables.entries(start, end)
+            pages = zip(pfns.tolist(), flags.tolist(), frames.compound(pfns).tolist(), strict=True)
+            found += [
+                PageInfo(pfn if present else None, bool(present) and pfn < HUGE_PAGES, huge)
+                for pfn, present, huge in pages
+            ]
+            yield
+        return found
 
-    def page_contents(self, pid: int, address: int, length: int) -> list[tuple[int, int] | None]:
+    @pausing
+    def page_contents(
+        self, pid: int, address: int, length: int
+    ) -> Work[list[tuple[int, int] | None]]:
         """The first 8 bytes (little-endian) and the checksum of each page; None where absent."""
-        frames = self.memory.frames
-        pfns, flags = self._mm(pid).tables.entries(*_outer_range(address, length))
-        present = pfns[flags != 0]
-        rows, checksums = frames.hashes.look(present)
-        words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
-        known = iter(zip(words, checksums.tolist(), strict=True))
-        return [next(known) if flag else None for flag in flags.tolist()]
+        mm, found = self._mm(pid), list[tuple[int, int] | None]()
+        for start, end in _portions(*_outer_range(address, length), _COPIED):
+            pfns, flags = mm.tables.entries(start, end)
+            rows, checksums = self.memory.frames.hashes.look(pfns[flags != 0])
+            words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
+            known = iter(zip(words, checksums.tolist(), strict=True))
+            found += [next(known) if flag else None for flag in flags.tolist()]
+            yield
+        return found
 
-    def smaps(self, pid: int) -> list[MappingInfo]:
+    @pausing
+    def smaps(self, pid: int) -> Work[list[MappingInfo]]:
         """The mappings and what they hold (/proc/PID/smaps), in ascending order."""
-        return [mapping_info(self._mm(pid), vma) for vma in self._mm(pid).vmas]
+        return (yield from mappings_info(self._mm(pid)))
 
     def check_invariants(self) -> None:
         """Assert that all the books of the machine agree; for tests, and slow."""
@@ -388,16 +408,23 @@ class Machine:
         for process in self._processes.values():
             process.mm.check_invariants()
             for part in process.mm.tables.everything():
-                mapped.update(_mapped_frames(part))
+                mapped.update(part.present_frames().tolist())
         self.memory.frames.check_invariants(mapped)
         self.dksm.check_invariants()
 
 
-def _mapped_frames(part: Part) -> list[int]:
-    if isinstance(part, Run):
-        return [pfn for pfn in part.entries().tolist() if pfn]
-    entries = part[1].split() if isinstance(part[1], HugePage) else part[1]
-    return [pfn for pfn in entries.pfn.tolist() if pfn]
+def _fail(mm: AddressSpace, vpn: int, signal: str | None, *, write: bool) -> None:
+    """The access of page `vpn` gets the signal, if there is one."""
+    if signal == "SIGBUS":
+        faults.fault_behind_end(mm, vpn, write=write)
+    if signal is not None:
+        raise AccessFault(signal, vpn * PAGE_SIZE)
+
+
+def _portions(start: int, end: int, pages: int) -> Iterator[tuple[int, int]]:
+    """The range in parts of `pages` pages."""
+    for at in range(start, end, pages):
+        yield at, min(at + pages, end)
 
 
 def _pages(length: int) -> int:
@@ -414,7 +441,7 @@ def _range(address: int, length: int) -> tuple[int, int]:
     """The pages of a range that must start at a page and is rounded up to whole ones."""
     start = _page(address)
     end = start + _pages(length)
-    if length < 0 or end > calls.TASK_PAGES:
+    if length < 0 or end > TASK_PAGES:
         raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
     return start, end
 
@@ -423,6 +450,6 @@ def _outer_range(address: int, length: int) -> tuple[int, int]:
     """The pages that any byte of the range is in."""
     start = address // PAGE_SIZE
     end = _pages(address + length)
-    if length < 0 or address < 0 or end > calls.TASK_PAGES:
+    if length < 0 or address < 0 or end > TASK_PAGES:
         raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
     return start, max(end, start)

@@ -48,6 +48,9 @@ class pausing(Generic[Owner, Arguments, Result]):  # noqa: N801 (a decorator)
         self.work = work
         self.__doc__ = work.__doc__
 
+    def __call__(self, owner: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        return finished(self.work(owner, *args, **kwargs))
+
     @overload
     def __get__(self, owner: None, kind: type[Any]) -> "pausing[Owner, Arguments, Result]": ...
     @overload

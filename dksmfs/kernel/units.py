@@ -10,3 +10,6 @@ HUGE_PAGES: Final = 512
 
 ZERO_PFN: Final = 0
 """The kernel's shared zero page."""
+
+TASK_PAGES: Final = 0x7FFFFFFFF
+"""Virtual pages of a process: its addresses end at 2**47 - 4096 (TASK_SIZE of x86-64)."""

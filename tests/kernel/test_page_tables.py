@@ -1,5 +1,7 @@
 """Runs and page tables, against a plain dictionary of entries."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from dksmfs.kernel.linear import Selection, numbers
 from dksmfs.kernel.memory.entries import PageTable, Run
-from dksmfs.kernel.memory.page_tables import PageTables
+from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PageTables
 from dksmfs.kernel.units import HUGE_PAGES
 
 PAGES = 4 * HUGE_PAGES
@@ -30,7 +32,9 @@ def test_page_tables_are_a_dictionary_of_entries(data: st.DataObject) -> None:
     tables, plain, areas = PageTables(), dict[int, tuple[int, int]](), set[int]()
     for _ in range(data.draw(st.integers(1, 10))):
         start, end = data.draw(ranges)
-        action = data.draw(st.sampled_from(["store", "open", "drop", "bits", "join", "some"]))
+        action = data.draw(
+            st.sampled_from(["store", "open", "drop", "bits", "join", "some", "clear", "move"])
+        )
         covered = set(range(start // HUGE_PAGES, -(-end // HUGE_PAGES))) if start < end else set()
         if action == "store" and start < end:
             pfns = frames(data.draw(steps), end - start)
@@ -50,6 +54,14 @@ def test_page_tables_are_a_dictionary_of_entries(data: st.DataObject) -> None:
             tables.drop(first, last)
             areas -= set(range(first, last))
             plain = {vpn: entry for vpn, entry in plain.items() if vpn // HUGE_PAGES in areas}
+        elif action == "clear":
+            tables.clear(start, end)
+            plain = {vpn: entry for vpn, entry in plain.items() if not start <= vpn < end}
+        elif action == "move":
+            first, last = start // HUGE_PAGES * HUGE_PAGES, end // HUGE_PAGES * HUGE_PAGES
+            tables.move(first, last, 2 * PAGES)
+            assert not tables.look(first, last)
+            tables.move(first + 2 * PAGES, last + 2 * PAGES, -2 * PAGES)
         elif action in ("bits", "join") and all(vpn in plain for vpn in range(start, end)):
             if action == "bits":
                 tables.add_bits(start, end, 64)
@@ -66,15 +78,32 @@ def test_page_tables_are_a_dictionary_of_entries(data: st.DataObject) -> None:
     asked = np.array([-1, *range(0, PAGES, 37)])
     found = tables.entries_at(asked)
     assert found[0].tolist() == [plain.get(vpn, (0, 0))[0] for vpn in asked.tolist()]
-    assert tables.present_count(start, end) == sum(pfn >= HUGE_PAGES for pfn, _ in expected)
+    assert sum(part.resident for part in tables.look(start, end)) == sum(
+        pfn >= HUGE_PAGES for pfn, _ in expected
+    )
     assert {area for area in range(PAGES // HUGE_PAGES) if area in tables} == areas
     gaps = {vpn for low, high in tables.absent_areas(start, end) for vpn in range(low, high)}
     assert gaps == {vpn for vpn in range(start, end) if vpn // HUGE_PAGES not in areas}
+    pieces = list(tables.pieces(start, end))
+    assert [vpn for low, high in pieces for vpn in range(low, high) if vpn in plain] == [
+        vpn for vpn in range(start, end) if vpn in plain
+    ]
+    assert all(low < high <= after for (low, high), (after, _) in pairwise([*pieces, (end, end)]))
     stretches = tables.stretches(start, end, 2 * HUGE_PAGES)
     assert all(0 < high - low <= 2 * HUGE_PAGES for low, high in stretches)
     assert {vpn for low, high in stretches for vpn in range(low, high)} == {
         vpn for vpn in range(start, end) if vpn // HUGE_PAGES in areas
     }
+
+
+def test_pieces_of_a_long_run_end_where_areas_do() -> None:
+    tables = PageTables()
+    tables.store(7, range(1000, 1_000_000), 31)
+    pieces = list(tables.pieces(0, 1 << 20))
+    assert pieces[0][0] == 7
+    assert pieces[-1][1] == 7 + 999_000
+    assert all(end == start and end % HUGE_PAGES == 0 for (_, end), (start, _) in pairwise(pieces))
+    assert all(end - start <= PIECE_PAGES for start, end in pieces)
 
 
 def test_a_region_of_any_size_is_one_run() -> None:

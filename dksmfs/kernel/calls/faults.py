@@ -20,12 +20,13 @@ from dksmfs.kernel.memory.entries import (
     HugePage,
     PageTable,
     Run,
-    Span,
-    spans,
+    area_end,
 )
 from dksmfs.kernel.memory.frames import Pfns, home
 from dksmfs.kernel.memory.page_cache import NO_PAGE, File
+from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PIECE_PARTS
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 _FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB
@@ -33,20 +34,27 @@ _FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB
 Positions = npt.NDArray[np.int64]  # entries of a page table
 
 
-def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> None:
+def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[None]:
     """The process loads from, or stores to, each page of the range, which must allow that."""
+    for _ in accessed(mm, start, end, write=write):
+        yield
+
+
+def accessed(mm: AddressSpace, start: int, end: int, *, write: bool) -> Iterator[tuple[int, int]]:
+    """Like `access`: yields the pages that have just been accessed."""
     mm.frames.require(end - start)  # before anything happens
-    vpn = start
-    while vpn < end:
-        vma = mm.vmas.at(vpn)
+    bits = ACCESSED | DIRTY if write else ACCESSED
+    while start < end:
+        vma = mm.vmas.at(start)
         assert vma is not None
         limit = min(vma.end, end)
-        populate(mm, vma, vpn, limit, write=write)
-        vpn = limit
-    mm.tables.add_bits(start, end, ACCESSED | DIRTY if write else ACCESSED)
+        for low, high in _populated(mm, vma, start, limit, write):
+            mm.tables.add_bits(low, high, bits)
+            yield low, high
+        start = limit
 
 
-def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> tuple[int, str | None]:
+def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[tuple[int, str | None]]:
     """How far accesses from `start` on get: the page of the first one that is fatal, or `end`;
     and the signal it gets: SIGSEGV, or SIGBUS behind the end of a file."""
     vpn = start
@@ -59,6 +67,7 @@ def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> tuple[int, 
         if accessible < limit:
             return max(accessible, vpn), "SIGBUS"
         vpn = limit
+        yield
     return end, None
 
 
@@ -75,10 +84,11 @@ def fault_behind_end(mm: AddressSpace, vpn: int, *, write: bool) -> None:
         if not vma.shared:
             mm.prepare_anon_vma(vma)
         return
-    for span in spans(vpn, vpn + 1):
-        near = _cached_near(vma, vma.file, span, span.low)
-        if len(near):
-            _map_file_pages(mm, vma, vma.file, span, mm.table(span.area), near)
+    area = vpn // HUGE_PAGES
+    at = np.array([vpn % HUGE_PAGES])
+    near = _cached_near(vma, vma.file, area, at)
+    if len(near):
+        _map_file_pages(mm, vma, area, mm.table(area), near)
 
 
 def end_of_file(vma: Vma) -> int:
@@ -88,52 +98,91 @@ def end_of_file(vma: Vma) -> int:
     return min(vma.start + max(vma.file.page_count - vma.pgoff, 0), vma.end)
 
 
-def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> None:
+def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> Work[None]:
     """Fault in the pages of a range within `vma`, for a read or a write."""
-    if vma.kind is Kind.ANON:
-        _map_fresh(mm, vma, start, end, write)
-    for low, high in _not_served(mm, start, end, write):
-        for span in spans(low, high):
-            _fault(mm, vma, span, write)
+    for _ in _populated(mm, vma, start, end, write):
+        yield
+
+
+def _populated(
+    mm: AddressSpace, vma: Vma, start: int, end: int, write: bool
+) -> Iterator[tuple[int, int]]:
+    """Like `populate`, a millisecond's work at a time: yields the pages that are present now."""
+    wanted = PRESENT | WRITE if write else PRESENT
+    in_runs = vma.kind is Kind.ANON and not mm.huge_possible(vma)
+    while start < end:
+        stop = _served(mm, start, end, wanted)
+        if stop == start and write:
+            stop = _reused(mm, start, end)
+        if stop == start:
+            fresh = _absent(mm, start, end) if in_runs else start
+            if fresh > start:
+                stop = fresh
+                _map_fresh(mm, vma, start, stop, write)
+            else:
+                stop = min(area_end(start), end)
+                _fault(mm, vma, start, stop, write)
+        yield start, stop
+        start = stop
+
+
+def _served(mm: AddressSpace, start: int, end: int, wanted: int) -> int:
+    """How far the entries from `start` on allow the access as they are."""
+    limit = min(end, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES)
+    for part in mm.tables.look(start, limit, PIECE_PARTS):
+        if part.start > start or not part.allows(wanted):
+            break
+        start = part.end
+    return start
+
+
+def _reused(mm: AddressSpace, start: int, end: int) -> int:
+    """How far the pages from `start` on are a run of frames that nobody else maps; they become
+    writable in place, as those of `_write_fault_private` do."""
+    limit = min(end, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES)
+    run = next(iter(mm.tables.look(start, limit, 1)), None)
+    if not isinstance(run, Run) or run.start > start or not run.step:
+        return start
+    if (mm.frames.mapcounts(numbers(run.frames)) != 1).any():
+        return start
+    mm.tables.add_bits(start, run.end, WRITTEN)
+    return run.end
+
+
+def _absent(mm: AddressSpace, start: int, end: int) -> int:
+    """How far there are no page tables from `start` on."""
+    part = mm.tables.first(start // HUGE_PAGES * HUGE_PAGES, end)
+    limit = end if part is None else part.start // HUGE_PAGES * HUGE_PAGES
+    return max(min(limit, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES), start)
 
 
 def _map_fresh(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
-    """do_anonymous_page for all pages in areas without a page table, at once: each gets a frame
+    """do_anonymous_page for all pages of areas without a page table, at once: each gets a frame
     of its own, or the zero page."""
-    for low, high in mm.tables.absent_areas(start, end):
-        if mm.huge_possible(vma):
-            continue
-        if write:
-            place = home(mm.prepare_anon_vma(vma), vma.linear_page_index(low))
-            pfns = mm.frames.allocate_anonymous(high - low, place)
-            mm.tables.store(low, pfns, PRESENT | WRITTEN)
-        else:
-            mm.tables.add_run(Run(low, high, ZERO_PFN, 0, PRESENT | ACCESSED))
+    if write:
+        place = home(mm.prepare_anon_vma(vma), vma.linear_page_index(start))
+        pfns = mm.frames.allocate_anonymous(end - start, place)
+        mm.tables.store(start, pfns, PRESENT | WRITTEN)
+    else:
+        mm.tables.add_run(Run(start, end, ZERO_PFN, 0, PRESENT | ACCESSED))
 
 
-def _not_served(mm: AddressSpace, start: int, end: int, write: bool) -> Iterator[tuple[int, int]]:
-    """The range without the runs whose entries allow the access as they are."""
-    wanted = PRESENT | WRITE if write else PRESENT
-    for part in mm.tables.look(start, end):
-        if isinstance(part, Run) and part.flags & wanted == wanted:
-            if start < part.start:
-                yield start, part.start
-            start = part.end
-    if start < end:
-        yield start, end
-
-
-def _fault(mm: AddressSpace, vma: Vma, span: Span, write: bool) -> None:
+def _fault(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
+    """The pages, which are in one area, are accessed one after the other."""
+    area = start // HUGE_PAGES
     if vma.kind is Kind.HUGETLB:
-        _fault_hugetlb(mm, span.area, write)
-    elif not _fault_huge(mm, vma, span.area, write):
-        table = mm.table(span.area)
+        _fault_hugetlb(mm, area, write)
+    elif not _fault_huge(mm, vma, area, write):
+        table = mm.table(area)
+        every = np.arange(start % HUGE_PAGES, start % HUGE_PAGES + end - start)
         if not write:
-            _read_fault(mm, vma, span, table)
-        elif vma.shared:
-            _write_fault_shared(mm, vma, span, table)
-        else:
-            _write_fault_private(mm, vma, span, table)
+            _read_fault(mm, vma, area, table, every[table.flags[every] == 0])
+            return
+        at = every[table.flags[every] & WRITE == 0]
+        if vma.shared:
+            _write_fault_shared(mm, vma, area, table, at)
+        elif len(at):
+            _write_fault_private(mm, vma, area, table, at)
 
 
 # --- huge pages -----------------------------------------------------------------------------
@@ -142,7 +191,7 @@ def _fault(mm: AddressSpace, vma: Vma, span: Span, write: bool) -> None:
 def _fault_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> bool:
     """Serve the fault by a huge page, if it can be (create_huge_pmd, do_huge_pmd_wp_page)."""
     if area not in mm.tables and mm.huge_allowed(vma, area):
-        mm.tables[area] = _new_huge(mm, vma, area, write)
+        mm.tables.set(_new_huge(mm, vma, area, write))
         return True
     huge = mm.tables.huge(area)
     if huge is None:
@@ -158,12 +207,12 @@ def _fault_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> bool:
 def _new_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> HugePage:
     family = mm.prepare_anon_vma(vma)
     if not write:
-        return HugePage(ZERO_PFN, PRESENT | ACCESSED)
+        return HugePage.of(area, ZERO_PFN, PRESENT | ACCESSED)
     head = mm.frames.allocate_huge()
     place = home(family, vma.linear_page_index(area * HUGE_PAGES))
     mm.frames.make_anonymous(range(head, head + HUGE_PAGES), range(place, place + HUGE_PAGES))
     mm.frames.get_huge(head)
-    return HugePage(head, PRESENT | WRITTEN)
+    return HugePage.of(area, head, PRESENT | WRITTEN)
 
 
 def _fault_hugetlb(mm: AddressSpace, area: int, write: bool) -> None:
@@ -181,44 +230,33 @@ def _fault_hugetlb(mm: AddressSpace, area: int, write: bool) -> None:
         every = np.arange(HUGE_PAGES)
         mm.frames.contents.copy(huge.pfn + every, head + every)
         mm.frames.put_huge(huge.pfn)
-    mm.tables[area] = HugePage(head, PRESENT | (WRITTEN if write else ACCESSED))
+    flags = PRESENT | (WRITTEN if write else ACCESSED)
+    mm.tables.set(HugePage.of(area, head, flags, hugetlb=True))
 
 
 # --- page-table entries ---------------------------------------------------------------------
 
 
-def _read_fault(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
-    absent = span.low + np.flatnonzero(table.flags[span.low : span.high] & PRESENT == 0)
+def _read_fault(mm: AddressSpace, vma: Vma, area: int, table: PageTable, absent: Positions) -> None:
     if vma.file is None:
         table.flags[absent] = PRESENT | ACCESSED  # do_anonymous_page: the zero page
-        return
-    for at in absent.tolist():
-        if not table.flags[at]:
-            _read_fault_file(mm, vma, vma.file, span, table, at)
+    elif len(absent):
+        # do_read_fault: maps what the page cache has nearby (do_fault_around), then the page.
+        near = _cached_near(vma, vma.file, area, absent)
+        _map_file_pages(mm, vma, area, table, np.union1d(near, absent))
 
 
-def _read_fault_file(
-    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: int
-) -> None:
-    """do_read_fault: maps what the page cache has nearby (do_fault_around), then the page."""
-    _map_file_pages(mm, vma, file, span, table, _cached_near(vma, file, span, at))
-    _map_file_pages(mm, vma, file, span, table, np.array([at]))
-
-
-def _map_file_pages(
-    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: Positions
-) -> None:
+def _map_file_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions) -> None:
     """Map those that are absent, as a read does."""
-    for position in at[table.flags[at] == 0].tolist():
-        _map_file_page(mm, vma, file, span, table, position, _file_entry(vma))
+    _map_absent(mm, vma, area, table, at[table.flags[at] == 0], _file_entry(vma))
 
 
-def _cached_near(vma: Vma, file: File, span: Span, at: int) -> Positions:
-    """The entries around `at` whose page is in the page cache."""
-    base = span.area * HUGE_PAGES
-    first = max(at - at % _FAULT_AROUND_PAGES, vma.start - base)
-    last = min(first + _FAULT_AROUND_PAGES, HUGE_PAGES, end_of_file(vma) - base)
-    near = np.arange(first, last)
+def _cached_near(vma: Vma, file: File, area: int, at: Positions) -> Positions:
+    """The entries around those at `at` whose page is in the page cache."""
+    base = area * HUGE_PAGES
+    windows = np.unique(at // _FAULT_AROUND_PAGES) * _FAULT_AROUND_PAGES
+    near = (windows[:, np.newaxis] + np.arange(_FAULT_AROUND_PAGES)).ravel()
+    near = near[(near >= vma.start - base) & (near < end_of_file(vma) - base)]
     cached: Positions = near[file.frames_of(vma.linear_page_index(base) + near) != NO_PAGE]
     return cached
 
@@ -228,39 +266,36 @@ def _file_entry(vma: Vma) -> int:
     return PRESENT | ACCESSED | (WRITE if writable else 0)
 
 
-def _map_file_page(
-    mm: AddressSpace, vma: Vma, file: File, span: Span, table: PageTable, at: int, flags: int
+def _map_absent(
+    mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions, flags: int
 ) -> None:
-    pfn = file.page(mm.frames, vma.linear_page_index(span.area * HUGE_PAGES + at))
-    mm.frames.get(np.array([pfn]))
-    table.pfn[at], table.flags[at] = pfn, flags
-
-
-def _write_fault_shared(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
+    """Map pages of the mapping's file at absent entries; holes become zero-filled pages."""
     assert vma.file is not None
-    for at in _not_writable(span, table).tolist():
-        if table.flags[at]:
-            table.flags[at] |= WRITTEN
-        else:
-            _map_file_page(mm, vma, vma.file, span, table, at, PRESENT | WRITTEN)
+    if len(at):
+        pfns = vma.file.pages(mm.frames, vma.linear_page_index(area * HUGE_PAGES) + at)
+        mm.frames.get(pfns)
+        table.pfn[at], table.flags[at] = pfns, flags
 
 
-def _write_fault_private(mm: AddressSpace, vma: Vma, span: Span, table: PageTable) -> None:
+def _write_fault_shared(
+    mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions
+) -> None:
+    absent = table.flags[at] == 0
+    table.flags[at[~absent]] |= WRITTEN
+    _map_absent(mm, vma, area, table, at[absent], PRESENT | WRITTEN)
+
+
+def _write_fault_private(
+    mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions
+) -> None:
     """do_wp_page, do_anonymous_page, do_cow_fault: in place if nobody else has the page."""
-    at = _not_writable(span, table)
-    if not len(at):
-        return
     pfns = table.pfn[at].astype(np.int64)
     anonymous = mm.frames.anonymous(pfns)
     reused = np.zeros(len(at), np.bool_)
     if anonymous.any():
         reused[anonymous] = _sole_user(mm, pfns[anonymous])
         table.flags[at[reused]] |= WRITTEN
-    _copy_pages(mm, vma, span, table, at[~reused])
-
-
-def _not_writable(span: Span, table: PageTable) -> Positions:
-    return span.low + np.flatnonzero(table.flags[span.low : span.high] & WRITE == 0)
+    _copy_pages(mm, vma, area, table, at[~reused])
 
 
 def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
@@ -280,18 +315,17 @@ def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
     return sole
 
 
-def _copy_pages(mm: AddressSpace, vma: Vma, span: Span, table: PageTable, at: Positions) -> None:
+def _copy_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions) -> None:
     """Give each entry a writable frame of its own (wp_page_copy)."""
     if not len(at):
         return
     family = mm.prepare_anon_vma(vma)
-    index = vma.linear_page_index(span.area * HUGE_PAGES) + at
-    present = table.flags[at] != 0
+    index = vma.linear_page_index(area * HUGE_PAGES) + at
     old = table.pfn[at].astype(np.int64)
     source = old.copy()
-    if vma.file is not None:
-        for position in np.flatnonzero(~present).tolist():
-            source[position] = vma.file.page(mm.frames, int(index[position]))
+    absent = table.flags[at] == 0
+    if vma.file is not None and absent.any():
+        source[absent] = vma.file.pages(mm.frames, index[absent])
     new = numbers(mm.frames.allocate(len(at)))
     copied = source != ZERO_PFN
     mm.frames.contents.copy(source[copied], new[copied])

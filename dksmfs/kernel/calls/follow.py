@@ -15,11 +15,14 @@ import numpy.typing as npt
 from dksmfs.kernel.calls import faults
 from dksmfs.kernel.calls import mapping as calls
 from dksmfs.kernel.content.content import Content, Indices
+from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
-from dksmfs.kernel.memory.entries import PROTNONE, WRITE, PageTable, Run, Span, spans
+from dksmfs.kernel.memory.entries import PROTNONE, WRITE, area_ranges
 from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaFlag
+from dksmfs.kernel.pausing import finished
+from dksmfs.kernel.units import HUGE_PAGES
 
 Mask = npt.NDArray[np.bool_]
 States = npt.NDArray[np.uint8]  # a State for each page
@@ -63,16 +66,21 @@ class Area:
     content: Content
     indices: Indices
 
+    @property
+    def end(self) -> int:
+        """The virtual page behind the last one."""
+        return self.start + len(self.states)
+
 
 def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> None:
     """Map exactly what is `wanted` (in ascending order); what stays mapped keeps its pages."""
     for start, end in list(_unwanted(mm, wanted)):
-        calls.munmap(mm, start, end)
+        finished(calls.munmap(mm, start, end))
     for mapping in wanted:
         for start, end in list(_gaps(mm, mapping)):
             file = File(end - start) if mapping.kind is Kind.FILE_PRIVATE else None
-            calls.mmap(mm, start, end - start, mapping.prot, mapping.kind, file)
-        calls.mprotect(mm, mapping.start, mapping.end, mapping.prot)
+            finished(calls.mmap(mm, start, end - start, mapping.prot, mapping.kind, file))
+        finished(calls.mprotect(mm, mapping.start, mapping.end, mapping.prot))
         _advise_huge(mm, mapping)
 
 
@@ -114,13 +122,12 @@ def _advise_huge(mm: AddressSpace, mapping: Mapping) -> None:
 
 def follow_pages(mm: AddressSpace, real: Area) -> None:
     """Bring the pages of an area to the state they have in the real address space."""
-    end = real.start + len(real.states)
-    for vma in mm.vmas.overlapping(real.start, end):
+    for vma in mm.vmas.overlapping(real.start, real.end):
         if vma.kind is Kind.HUGETLB:
             continue
-        for span in spans(max(vma.start, real.start), min(vma.end, end)):
-            here = slice(span.start - real.start, span.end - real.start)
-            _follow_span(mm, vma, span, _part(real, here))
+        for low, high in area_ranges(max(vma.start, real.start), min(vma.end, real.end)):
+            here = slice(low - real.start, high - real.start)
+            _follow_area(mm, vma, _part(real, here))
 
 
 def _part(real: Area, here: slice) -> Area:
@@ -133,16 +140,17 @@ def _part(real: Area, here: slice) -> Area:
     )
 
 
-def _follow_span(mm: AddressSpace, vma: Vma, span: Span, real: Area) -> None:
-    states = real.states
+def _follow_area(mm: AddressSpace, vma: Vma, real: Area) -> None:
+    states, area = real.states, real.start // HUGE_PAGES
     if vma.shared:
         states = np.where(states == State.ANON, State.FILE, states).astype(np.uint8)
-    if not states.any() and span.area not in mm.tables:
+    if not states.any() and area not in mm.tables:
         return
-    if mm.tables.huge(span.area) is not None and not (span.whole and not states.any()):
+    gone = len(states) == HUGE_PAGES and not states.any()
+    if mm.tables.huge(area) is not None and not gone:
         return  # all of it is present, whatever the real process touched
-    _drop(mm, span, states, real)
-    pfns, flags = mm.tables.entries(span.start, span.end)
+    _drop(mm, states, real)
+    pfns, flags = mm.tables.entries(real.start, real.end)
     anonymous = mm.frames.anonymous(pfns)
     wanted = states == State.ANON
     small = ~mm.frames.compound(pfns)
@@ -150,24 +158,28 @@ def _follow_span(mm: AddressSpace, vma: Vma, span: Span, real: Area) -> None:
     differs[differs] = _differs(mm, pfns[differs], real.content, real.indices[differs])
     written = wanted & (~anonymous | differs)
     for low, high in _runs(written):
-        faults.populate(mm, vma, span.start + low, span.start + high, write=True)
+        _populate(mm, vma, real.start + low, real.start + high, write=True)
     if written.any():
-        _set_written(mm, vma, span, written, real)
+        _set_written(mm, vma, written, real)
     for low, high in _runs((flags == 0) & ((states == State.ZERO) | (states == State.FILE))):
-        faults.populate(mm, vma, span.start + low, span.start + high, write=False)
+        _populate(mm, vma, real.start + low, real.start + high, write=False)
 
 
-def _drop(mm: AddressSpace, span: Span, states: States, real: Area) -> None:
+def _populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> None:
+    finished(faults.populate(mm, vma, start, end, write=write))
+
+
+def _drop(mm: AddressSpace, states: States, real: Area) -> None:
     """Unmap pages that went, or have another frame: a write after a fork, or a drop and a fault."""
-    pfns, flags = mm.tables.entries(span.start, span.end)
+    pfns, flags = mm.tables.entries(real.start, real.end)
     anonymous = mm.frames.anonymous(pfns)
     small = ~mm.frames.compound(pfns)
     gone = (flags != 0) & small
     gone &= (states == State.ABSENT) | (anonymous & ((states != State.ANON) | real.changed))
-    if span.whole and not states.any():
+    if len(states) == HUGE_PAGES and not states.any():
         gone = flags != 0
     for low, high in _runs(gone):
-        mm.zap(span.start + low, span.start + high)
+        finished(mm.zap(real.start + low, real.start + high))
 
 
 def _differs(mm: AddressSpace, pfns: Pfns, content: Content, indices: Indices) -> Mask:
@@ -179,31 +191,25 @@ def _differs(mm: AddressSpace, pfns: Pfns, content: Content, indices: Indices) -
     return differs
 
 
-def _set_written(mm: AddressSpace, vma: Vma, span: Span, written: Mask, real: Area) -> None:
+def _set_written(mm: AddressSpace, vma: Vma, written: Mask, real: Area) -> None:
     """Give freshly written pages their content, and the mapping's protection."""
-    pfns, _ = mm.tables.entries(span.start, span.end)
+    pfns, _ = mm.tables.entries(real.start, real.end)
     mm.frames.contents.set(pfns[written], real.content, real.indices[written])
-    table = mm.tables.get(span.area)
-    if vma.writable or not isinstance(table, PageTable):
+    if vma.writable or mm.tables.huge(real.start // HUGE_PAGES) is not None:
         return
-    flags = table.flags[span.low : span.high]
-    flags[written] &= np.uint8(0xFF & ~WRITE)
-    if vma.prot is Prot.NONE:
-        flags[written] |= np.uint8(PROTNONE)
+    added = PROTNONE if vma.prot is Prot.NONE else 0
+    for low, high in _runs(written):
+        for part in mm.tables.parts(real.start + low, real.start + high):
+            part.change(0xFF & ~WRITE, added)
 
 
 def take_over(mm: AddressSpace, lost: Content, content: Content, first: int) -> None:
     """Where this address space maps frames whose content is `lost`, let its own pages, virtual
     page `first` + i being page i of `content`, be the content from now on."""
     for part in mm.tables.everything():
-        if isinstance(part, Run):
-            start, pfns = part.start, part.entries()
-        elif isinstance(part[1], PageTable):
-            start, pfns = part[0].start, part[1].pfn.astype(np.int64)
-        else:
-            continue
+        pfns = numbers(part.pfns())
         at = np.flatnonzero(mm.frames.contents.holds(pfns, lost))
-        indices = start + at - first
+        indices = part.start + at - first
         within = (indices >= 0) & (indices < 1 << 32)
         _, once = np.unique(pfns[at], return_index=True)
         chosen = once[within[once]]

@@ -3,11 +3,13 @@
 import errno
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final
 
 from dksmfs.kernel.calls.mapping import check_boundaries
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.vma import Kind, Vma, VmaFlag
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import PAGE_SIZE
 
 _ADDRESSES = 1 << 64
@@ -21,6 +23,13 @@ class Advice(IntEnum):
     UNMERGEABLE = 13
     HUGEPAGE = 14
     NOHUGEPAGE = 15
+
+
+_HUGE_FLAGS: Final = {
+    Advice.HUGEPAGE: VmaFlag.HUGEPAGE,
+    Advice.NOHUGEPAGE: VmaFlag.NOHUGEPAGE,
+}
+_BUT_HUGE_FLAGS: Final = ~(VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE)
 
 
 def advised_range(address: int, length: int, advice: int) -> tuple[int, int]:
@@ -65,15 +74,14 @@ class AdvisedMappings:
             raise kernel_error(errno.ENOMEM, "part of the range is not mapped")
 
 
-def apply_advice(mm: AddressSpace, vma: Vma, low: int, high: int, advice: Advice) -> None:
+def apply_advice(mm: AddressSpace, vma: Vma, low: int, high: int, advice: Advice) -> Work[None]:
     """Carry out an advice other than MERGEABLE on a part of one mapping."""
     if advice is Advice.DONTNEED:
         if vma.kind is Kind.HUGETLB or vma.flags & VmaFlag.LOCKED:  # can_madv_lru_vma
             raise kernel_error(errno.EINVAL, "a locked or hugetlb mapping does not drop pages")
-        mm.zap(low, high)
-    elif advice in (Advice.HUGEPAGE, Advice.NOHUGEPAGE):
+        yield from mm.zap(low, high)
+    elif advice in _HUGE_FLAGS:
         check_boundaries(vma, low, high)
-        wanted = VmaFlag[advice.name]
-        flags = vma.flags & ~(VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE) | wanted
+        flags = vma.flags & _BUT_HUGE_FLAGS | _HUGE_FLAGS[advice]
         if flags != vma.flags:
             mm.vmas.set_attributes(vma, low, high, vma.prot, flags)

@@ -1,20 +1,34 @@
 """Memory of the machine, and the address spaces that map it.
 
 `AddressSpace` is the state of one process (mm_struct): mappings and page tables. What happens to
-it is in `faults` (accesses), `mmap` (system calls that map) and `madvise`.
+it is in `faults` (accesses), `mapping` (system calls that map) and `madvise`.
 """
 
+from collections.abc import Iterator
 from enum import Enum
 from functools import partial
+from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.memory.entries import PRESENT, HugePage, PageTable, Run
-from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.linear import numbers
+from dksmfs.kernel.memory.entries import (
+    PRESENT,
+    HugePage,
+    PageTable,
+    Part,
+    Run,
+    get_frames,
+    put_frames,
+)
+from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.page_tables import PageTables
 from dksmfs.kernel.memory.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
+
+_MAPPINGS: Final = 256  # that are taken out of the list together
 
 
 class Thp(Enum):
@@ -32,11 +46,23 @@ class Memory:
         self.frames = Frames(checksum_bits)
         self.thp = thp
         self._families = 0
+        self._unused: list[File] = []  # whose frames are being released
 
     def new_anon_vma(self) -> AnonVma:
         """A family of its own."""
         self._families += 1
         return AnonVma(self._families)
+
+    def close(self, file: File | None) -> None:
+        """Have a file released (`release_unused`) if nobody maps it and nobody can open it."""
+        if file is not None and not file.mappings and not file.linked:
+            self._unused.append(file)
+
+    def release_unused(self) -> Work[None]:
+        """Release files, also those that a call before this left when it was interrupted."""
+        while self._unused:
+            yield from self._unused[-1].release(self.frames)
+            self._unused.pop()
 
 
 class AddressSpace:
@@ -83,113 +109,86 @@ class AddressSpace:
         """The page table of `area`, made if there is none; a huge page is split into entries."""
         table = self.tables.get(area)
         if table is None:
-            table = self.tables[area] = PageTable()
+            table = PageTable.empty(area)
+            self.tables.set(table)
         elif isinstance(table, HugePage):
-            table = _split_huge(self.frames, self.tables, area, table)
+            table = _split_huge(self.frames, self.tables, table)
         return table
 
-    def zap(self, start: int, end: int) -> None:
+    def zap(self, start: int, end: int) -> Work[None]:
         """Make the pages absent; tables stay, except for huge pages that go as a whole."""
-        dropped: list[Pfns] = []
-        for part in self.tables.parts(start, end):
-            if isinstance(part, Run):
-                self._zap_run(part)
-                continue
-            span, table = part
-            if isinstance(table, HugePage) and span.whole:
-                if not table.zero:
-                    self.frames.put_huge(table.pfn)
-                self.tables.drop(span.area, span.area + 1)
-                continue
-            table = self.table(span.area)
-            pfns, flags = table.pfn[span.low : span.high], table.flags[span.low : span.high]
-            dropped.append(pfns[(flags & PRESENT != 0) & (pfns != ZERO_PFN)].astype(np.int64))
-            pfns[:] = ZERO_PFN
-            flags[:] = 0
-        if dropped:
-            self.frames.put(np.concatenate(dropped))
+        for parts in self.pieces(start, end):
+            put_frames(self.frames, parts)
+            self.tables.clear(parts[0].start, parts[-1].end)
+            yield
+
+    def pieces(self, start: int, end: int) -> Iterator[list[Part]]:
+        """What the range has, to be changed, in pieces; huge pages that reach across its borders
+        are split."""
+        for border in (start, end):
+            _split_huge_at(self.frames, self.tables, border)
+        for low, high in self.tables.pieces(start, end):
+            yield self.tables.parts(low, high)
+            self.tables.join_runs(low, high)
 
     def split_huge_pages(self, start: int, end: int) -> None:
-        """Let the huge pages that the range reaches into be mapped by entries."""
+        """Split the huge pages that the range reaches into into entries."""
         for part in self.tables.look(start, end):
-            if not isinstance(part, Run):
-                self.table(part[0].area)
+            if isinstance(part, HugePage):
+                self.table(part.start // HUGE_PAGES)
 
     def get_run(self, run: Run) -> None:
         """Count the entries of a run that is about to be mapped."""
-        if run.step:
-            self.frames.get(run.frames)
-        elif run.pfn != ZERO_PFN:
-            self.frames.add_mappings(run.pfn, run.pages)
+        get_frames(self.frames, [run])
 
-    def _zap_run(self, run: Run) -> None:
-        if run.step:
-            self.frames.put(run.frames)
-        elif run.pfn != ZERO_PFN:
-            self.frames.drop_mappings(run.pfn, run.pages)
-        run.pfn, run.step, run.flags = ZERO_PFN, 0, 0
+    def remove(self, start: int, end: int) -> Work[None]:
+        """Unmap the mappings of the range, which do not reach beyond it, with the page tables that
+        only they used (unmap_region)."""
+        while vmas := self.vmas.overlapping(start, end, _MAPPINGS):
+            low, high = vmas[0].start, vmas[-1].end
+            yield from self.zap(low, high)
+            self.vmas.remove(vmas[0], vmas[-1])
+            for file in dict.fromkeys(vma.file for vma in vmas):
+                self.memory.close(file)
+            yield
+            yield from self._free_tables(low, high)
+        yield from self.memory.release_unused()
 
-    def remove(self, vmas: list[Vma]) -> None:
-        """Unmap mappings, which are all in a range, with the page tables that only they used
-        (unmap_region)."""
-        if not vmas:
-            return
-        start, end = vmas[0].start, vmas[-1].end
-        self.zap(start, end)
-        self.vmas.remove(vmas[0], vmas[-1])
-        for vma in vmas:
-            self.close(vma.file)
-        self._free_tables(start, end)
-
-    def close(self, file: File | None) -> None:
-        """Release a file that nobody maps and nobody can open any more."""
-        if file is not None and not file.mappings and not file.linked:
-            file.release(self.frames)
-
-    def _free_tables(self, start: int, end: int) -> None:
+    def _free_tables(self, start: int, end: int) -> Work[None]:
         """Free tables whose whole area lies between the mappings that remain (free_pgtables)."""
         floor, ceiling = self.vmas.neighbours(start, end)
         first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
         first = max(first, -(-floor // HUGE_PAGES))
         last = last if ceiling is None else min(last, ceiling // HUGE_PAGES)
-        if first < last:
-            self.tables.drop(first, last)
+        for low, high in self.tables.pieces(first * HUGE_PAGES, last * HUGE_PAGES):
+            self.tables.drop(low // HUGE_PAGES, -(-high // HUGE_PAGES))
+            yield
 
     def check_invariants(self) -> None:
         """Assert that every present page lies in a mapping."""
         self.vmas.check_invariants()
         self.tables.check_invariants()
         for part in self.tables.everything():
+            pfns, present = numbers(part.pfns()), self.tables.entries(part.start, part.end)[1] != 0
+            assert part.allows(PRESENT) or not present.all()
+            assert (pfns[~present] == ZERO_PFN).all(), "an absent page has a frame"
             if isinstance(part, Run):
-                self._check_run(part)
-                continue
-            (area, _, _), table = part
-            if isinstance(table, HugePage):
-                vma = self.vmas.at(area * HUGE_PAGES)
-                assert vma is not None
-                assert vma.end >= (area + 1) * HUGE_PAGES
-                continue
-            assert ((table.flags != 0) == (table.flags & PRESENT != 0)).all()
-            assert (table.pfn[table.flags == 0] == ZERO_PFN).all()
-            for at in np.flatnonzero(table.flags).tolist():
-                assert self.vmas.at(area * HUGE_PAGES + at) is not None, "page without a mapping"
-
-    def _check_run(self, run: Run) -> None:
-        assert not self.frames.compound(run.frames).any()
-        assert (run.pfn == ZERO_PFN) or self.frames.anonymous(run.frames).all()
-        for vpn in range(run.start, run.end) if run.flags else ():
-            assert self.vmas.at(vpn) is not None, "page without a mapping"
+                assert not self.frames.compound(pfns).any()
+                assert self.frames.anonymous(pfns[pfns != ZERO_PFN]).all()
+            for at in np.flatnonzero(present).tolist():
+                assert self.vmas.at(part.start + at) is not None, "page without a mapping"
 
 
 def _split_huge_at(frames: Frames, tables: PageTables, vpn: int) -> None:
     """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
-    huge = tables.huge(vpn // HUGE_PAGES)
-    if vpn % HUGE_PAGES and huge is not None:
-        _split_huge(frames, tables, vpn // HUGE_PAGES, huge)
+    huge = tables.huge(vpn // HUGE_PAGES) if vpn % HUGE_PAGES else None
+    if huge is not None:
+        _split_huge(frames, tables, huge)
 
 
-def _split_huge(frames: Frames, tables: PageTables, area: int, huge: HugePage) -> PageTable:
+def _split_huge(frames: Frames, tables: PageTables, huge: HugePage) -> PageTable:
     if not huge.zero:
         frames.split_huge_mapping(huge.pfn)
-    table = tables[area] = huge.split()
+    table = huge.split()
+    tables.set(table)
     return table

@@ -5,14 +5,16 @@ table with an entry for each page, or one entry for a whole huge page; or its en
 and part of a run, which may reach across any number of areas.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.linear import Numbers, Selection, numbers
+from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 # Bits of an entry. An absent page has none of them.
@@ -27,39 +29,235 @@ WRITTEN: Final = WRITE | ACCESSED | DIRTY | SOFT_DIRTY  # what a write fault lea
 
 Flags = npt.NDArray[np.uint8]
 
+_SHORT: Final = 64  # pages of a run that is counted together with other entries
+_NONE: Final[Numbers] = np.empty(0, np.int64)
+
+
+class Part(ABC):
+    """The entries of virtual pages `start` to `end` - 1, in one of three forms.
+
+    `flags` are those of each page, or those that all have.
+    """
+
+    __slots__ = ("end", "start")
+    start: int
+    end: int
+    flags: int | Flags
+
+    @property
+    def pages(self) -> int:
+        """How many pages."""
+        return self.end - self.start
+
+    @abstractmethod
+    def pfns(self) -> Selection:
+        """The pfn of each page; 0 where it is absent, or the zero page."""
+
+    def present_frames(self) -> Numbers:
+        """The frames of the present pages, zero pages left out, a pfn for each entry."""
+        pfns = numbers(self.pfns())
+        present: Numbers = pfns[pfns != ZERO_PFN]
+        return present
+
+    @property
+    @abstractmethod
+    def resident(self) -> int:
+        """Pages that are in memory, as a process's memory is counted: the zero page is not, nor is
+        hugetlb memory (rss)."""
+
+    @abstractmethod
+    def allows(self, wanted: int) -> bool:
+        """Whether all entries have these bits."""
+
+    @abstractmethod
+    def clipped(self, start: int, end: int) -> "Part":
+        """What is between two virtual pages, to be looked at only."""
+
+    @abstractmethod
+    def copy(self, distance: int) -> "Part":
+        """The same entries for pages `distance` pages higher, to be changed apart from these."""
+
+    @abstractmethod
+    def change(self, keep: int, add: int) -> None:
+        """Clear all bits but `keep` of the present entries, and set those of `add`."""
+
+    @abstractmethod
+    def clear(self) -> bool:
+        """Make the pages absent; returns whether there is a page table left."""
+
+    def move(self, distance: int) -> None:
+        """Be the entries of pages `distance` pages higher, a multiple of 512 (move_normal_pmd)."""
+        self.start, self.end = self.start + distance, self.end + distance
+
+    def continues(self, _before: "Part") -> bool:
+        """Whether this and the part before are one run."""
+        return False
+
+    # Entries are counted all in one go, or are `singles`, counted together with those of others.
+
+    @abstractmethod
+    def get(self, frames: Frames) -> None:
+        """Count the entries that are no `singles`."""
+
+    @abstractmethod
+    def put(self, frames: Frames) -> None:
+        """Undo `get`, and free frames that nobody maps now."""
+
+    @abstractmethod
+    def singles(self) -> Numbers:
+        """The frames of entries that are counted one by one."""
+
 
 @dataclass(slots=True, eq=False)
-class PageTable:
-    """512 entries: `pfn` and `flags` of each."""
+class PageTable(Part):
+    """Entries of one area, all 512 or some: `pfn` and `flags` of each."""
 
-    pfn: npt.NDArray[np.uint32] = field(default_factory=lambda: np.zeros(HUGE_PAGES, np.uint32))
-    flags: Flags = field(default_factory=lambda: np.zeros(HUGE_PAGES, np.uint8))
+    start: int
+    end: int
+    pfn: npt.NDArray[np.uint32]
+    flags: Flags
+
+    @classmethod
+    def empty(cls, area: int) -> "PageTable":
+        """The page table of an area where nothing is present."""
+        first = area * HUGE_PAGES
+        pfn, flags = np.zeros(HUGE_PAGES, np.uint32), np.zeros(HUGE_PAGES, np.uint8)
+        return cls(first, first + HUGE_PAGES, pfn, flags)
+
+    def pfns(self) -> Numbers:
+        """The pfn of each page; 0 where it is absent, or the zero page."""
+        return self.pfn.astype(np.int64)
+
+    @property
+    def resident(self) -> int:
+        """Present pages but zero pages."""
+        return int(np.count_nonzero(self.pfn))
+
+    def allows(self, wanted: int) -> bool:
+        """Whether all entries have these bits."""
+        return bool((self.flags & np.uint8(wanted) == wanted).all())
+
+    def clipped(self, start: int, end: int) -> "PageTable":
+        """The entries between two virtual pages; a change of them changes the table."""
+        start, end = max(start, self.start), min(end, self.end)
+        here = slice(start - self.start, end - self.start)
+        return PageTable(start, end, self.pfn[here], self.flags[here])
+
+    def copy(self, distance: int) -> "PageTable":
+        """The same entries for pages `distance` pages higher."""
+        start, end = self.start + distance, self.end + distance
+        return PageTable(start, end, self.pfn.copy(), self.flags.copy())
+
+    def set(self, pfns: Selection | npt.NDArray[np.uint32], flags: int | Flags) -> None:
+        """Set all entries."""
+        self.pfn[:] = numbers(pfns) if isinstance(pfns, range) else pfns
+        self.flags[:] = flags
+
+    def change(self, keep: int, add: int) -> None:
+        """Clear all bits but `keep` of the present entries, and set those of `add`."""
+        self.flags &= np.uint8(keep)
+        if add:
+            self.flags |= (self.flags & PRESENT) * np.uint8(add)
+
+    def clear(self) -> bool:
+        """Make the pages absent."""
+        self.pfn[:], self.flags[:] = ZERO_PFN, 0
+        return True
+
+    def get(self, frames: Frames) -> None:
+        """Nothing: all are singles."""
+
+    def put(self, frames: Frames) -> None:
+        """Nothing: all are singles."""
+
+    def singles(self) -> Numbers:
+        """All that are present, zero pages left out."""
+        return self.present_frames()
 
 
 @dataclass(slots=True, eq=False)
-class HugePage:
+class HugePage(Part):
     """An area that one entry maps: a compound page from frame `pfn` on, or the huge zero page."""
 
+    start: int
+    end: int
     pfn: int
     flags: int
+    hugetlb: bool = False
+
+    @classmethod
+    def of(cls, area: int, pfn: int, flags: int, *, hugetlb: bool = False) -> "HugePage":
+        """The entry of an area."""
+        return cls(area * HUGE_PAGES, (area + 1) * HUGE_PAGES, pfn, flags, hugetlb)
 
     @property
     def zero(self) -> bool:
         """Whether it is the huge zero page."""
         return self.pfn == ZERO_PFN
 
+    def pfns(self) -> Selection:
+        """The pfn of each page; 0 if it is the zero page."""
+        if self.zero:
+            return np.zeros(self.pages, np.int64)
+        return range(self.pfn, self.pfn + self.pages)
+
+    @property
+    def resident(self) -> int:
+        """All pages, but of the zero page and of hugetlb memory."""
+        return 0 if self.zero or self.hugetlb else self.pages
+
+    def allows(self, wanted: int) -> bool:
+        """Whether the entry has these bits."""
+        return self.flags & wanted == wanted
+
+    def clipped(self, start: int, end: int) -> "HugePage":
+        """The pages between two virtual pages."""
+        start, end = max(start, self.start), min(end, self.end)
+        pfn = ZERO_PFN if self.zero else self.pfn + start - self.start
+        return HugePage(start, end, pfn, self.flags, self.hugetlb)
+
+    def copy(self, distance: int) -> "HugePage":
+        """The same entry for the area `distance` pages higher."""
+        return replace(self, start=self.start + distance, end=self.end + distance)
+
+    def change(self, keep: int, add: int) -> None:
+        """Clear all bits but `keep`, and set those of `add`."""
+        self.flags = self.flags & keep | add
+
+    def clear(self) -> bool:
+        """Leave nothing."""
+        return False
+
+    def move(self, distance: int) -> None:
+        """Be the entry of an area `distance` pages higher (move_huge_pmd)."""
+        self.start, self.end = self.start + distance, self.end + distance
+        self.flags |= SOFT_DIRTY
+
+    def get(self, frames: Frames) -> None:
+        """Count the entry."""
+        if not self.zero:
+            frames.get_huge(self.pfn)
+
+    def put(self, frames: Frames) -> None:
+        """Undo `get`."""
+        if not self.zero:
+            frames.put_huge(self.pfn)
+
+    def singles(self) -> Numbers:
+        """None."""
+        return _NONE
+
     def split(self) -> PageTable:
         """The same mapping as 512 entries (__split_huge_pmd_locked)."""
-        first = np.uint32(self.pfn)
-        span = np.zeros(HUGE_PAGES) if self.zero else np.arange(HUGE_PAGES)
-        kept = self.flags & ~DIRTY
-        return PageTable(first + span.astype(np.uint32), np.full(HUGE_PAGES, kept, np.uint8))
+        table = PageTable.empty(self.start // HUGE_PAGES)
+        table.set(self.pfns(), self.flags & ~DIRTY)
+        return table
 
 
 @dataclass(slots=True, eq=False)
-class Run:
-    """Virtual pages `start` to `end` - 1: page i is mapped to frame `pfn` + i * `step`, with
-    `flags`. `step` is 1, or 0 if all map one frame; all are absent if `flags` is 0."""
+class Run(Part):
+    """Entries that are alike, in any number of areas: page i is mapped to frame `pfn` + i * `step`,
+    with `flags`. `step` is 1, or 0 if all map one frame; all are absent if `flags` is 0."""
 
     start: int
     end: int
@@ -68,66 +266,99 @@ class Run:
     flags: int
 
     @property
-    def pages(self) -> int:
-        """How many pages."""
-        return self.end - self.start
-
-    @property
     def frames(self) -> range:
         """The frames that are mapped; one, if the step is 0."""
         return range(self.pfn, self.pfn + (self.pages if self.step else 1))
 
+    def pfns(self) -> Selection:
+        """The pfn of each page; 0 where it is absent, or the zero page."""
+        return self.frames if self.step else np.full(self.pages, self.pfn)
+
+    @property
+    def resident(self) -> int:
+        """All pages, or none."""
+        return self.pages if self.pfn else 0
+
+    def allows(self, wanted: int) -> bool:
+        """Whether the entries have these bits."""
+        return self.flags & wanted == wanted
+
     def clipped(self, start: int, end: int) -> "Run":
         """The part of the run that is between two virtual pages."""
         start, end = max(start, self.start), min(end, self.end)
-        return replace(self, start=start, end=end, pfn=self.pfn + (start - self.start) * self.step)
+        pfn = self.pfn + (start - self.start) * self.step
+        return Run(start, end, pfn, self.step, self.flags)
 
-    def entries(self) -> Numbers:
-        """The pfn of each page."""
-        return self.pfn + self.step * np.arange(self.pages)
+    def copy(self, distance: int) -> "Run":
+        """The same entries for pages `distance` pages higher."""
+        return replace(self, start=self.start + distance, end=self.end + distance)
 
-    def continues(self, other: "Run") -> bool:
-        """Whether `other` and this one, behind it, are one run."""
-        after = other.pfn + other.pages * other.step
-        steady = (self.flags, self.step) == (other.flags, other.step)
-        return steady and self.start == other.end and self.pfn == after
+    def change(self, keep: int, add: int) -> None:
+        """Clear all bits but `keep` if the pages are present, and set those of `add`."""
+        if self.flags:
+            self.flags = self.flags & keep | add
 
+    def clear(self) -> bool:
+        """Make the pages absent."""
+        self.pfn, self.step, self.flags = ZERO_PFN, 0, 0
+        return True
 
-class Span(NamedTuple):
-    """The part of an area that a range covers: entries `low` to `high` - 1."""
-
-    area: int
-    low: int
-    high: int
-
-    @property
-    def start(self) -> int:
-        """The first virtual page."""
-        return self.area * HUGE_PAGES + self.low
-
-    @property
-    def end(self) -> int:
-        """The virtual page behind the last one."""
-        return self.area * HUGE_PAGES + self.high
+    def continues(self, before: Part) -> bool:
+        """Whether this and the part before are one run."""
+        if not isinstance(before, Run) or self.start != before.end:
+            return False
+        steady = (self.flags, self.step) == (before.flags, before.step)
+        return steady and self.pfn == before.pfn + before.pages * before.step
 
     @property
-    def whole(self) -> bool:
-        """Whether it is the whole area."""
-        return self.high - self.low == HUGE_PAGES
+    def _short(self) -> bool:
+        return self.pages < _SHORT
+
+    def get(self, frames: Frames) -> None:
+        """Count the entries of a run that is not short."""
+        if self.step and not self._short:
+            frames.get(self.frames)
+        elif self.pfn and not self._short:
+            frames.add_mappings(self.pfn, self.pages)
+
+    def put(self, frames: Frames) -> None:
+        """Undo `get`, and free frames that nobody maps now."""
+        if self.step and not self._short:
+            frames.put(self.frames)
+        elif self.pfn and not self._short:
+            frames.drop_mappings(self.pfn, self.pages)
+
+    def singles(self) -> Numbers:
+        """The frames of a short run."""
+        return self.present_frames() if self._short else _NONE
 
 
-Part = Run | tuple[Span, PageTable | HugePage]
+def get_frames(frames: Frames, parts: Iterable[Part]) -> None:
+    """Count entries that are about to be mapped."""
+    for part in parts:
+        part.get(frames)
+    frames.get(_all_singles(parts))
 
 
-def spans(start: int, end: int) -> Iterator[Span]:
-    """The areas that virtual pages `start` to `end` - 1 lie in, ascending."""
-    if start >= end:
-        return
-    for area in range(start // HUGE_PAGES, -(-end // HUGE_PAGES)):
-        yield span_of(area, start, end)
+def put_frames(frames: Frames, parts: Iterable[Part]) -> None:
+    """Uncount entries that are unmapped, and free frames that nobody maps now."""
+    for part in parts:
+        part.put(frames)
+    frames.put(_all_singles(parts))
 
 
-def span_of(area: int, start: int, end: int) -> Span:
-    """The part of an area that virtual pages `start` to `end` - 1 cover."""
-    first = area * HUGE_PAGES
-    return Span(area, max(start - first, 0), min(end - first, HUGE_PAGES))
+def _all_singles(parts: Iterable[Part]) -> Numbers:
+    return np.concatenate([_NONE, *(part.singles() for part in parts)])
+
+
+def area_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Virtual pages `start` to `end` - 1, cut where an area ends."""
+    while start < end:
+        stop = min(end, area_end(start))
+        yield start, stop
+        start = stop
+
+
+def area_end(vpn: int) -> int:
+    """The first virtual page behind the area that `vpn` is in."""
+    return (vpn // HUGE_PAGES + 1) * HUGE_PAGES

@@ -6,12 +6,15 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.content import Content
-from dksmfs.kernel.linear import numbers
+from dksmfs.kernel.linear import compact, numbers
 from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.pausing import Work
 
 NO_PAGE: Final = -1
 
 _BLOCK: Final = 1 << 9  # pages whose frames are kept together
+_PIECE: Final = 32 * _BLOCK  # pages written between pauses
+_RELEASED: Final = 32  # blocks given back between pauses
 
 
 class File:
@@ -37,16 +40,17 @@ class File:
                 found[here] = self._blocks[block][indices[here] % _BLOCK]
         return found
 
-    def write(self, frames: Frames, content: Content) -> None:
-        """Fill the file with the first pages of `content`."""
-        indices = np.arange(self.page_count)
-        frames.contents.set(self._populate(frames, indices), content, indices)
+    def write(self, frames: Frames, content: Content) -> Work[None]:
+        """Fill the file with the first pages of `content`; ENOMEM if there is no room for all."""
+        frames.require(self.page_count)
+        for first in range(0, self.page_count, _PIECE):
+            indices = range(first, min(first + _PIECE, self.page_count))
+            pfns = compact(self.pages(frames, numbers(indices)))
+            frames.contents.set(pfns, content, indices)
+            yield
 
-    def page(self, frames: Frames, index: int) -> int:
-        """The frame of page `index`; a hole becomes a zero-filled page."""
-        return int(self._populate(frames, np.array([index]))[0])
-
-    def _populate(self, frames: Frames, indices: Pfns) -> Pfns:
+    def pages(self, frames: Frames, indices: Pfns) -> Pfns:
+        """The frames of pages, which ascend; holes become zero-filled pages."""
         pfns = self.frames_of(indices)
         holes = np.flatnonzero(pfns == NO_PAGE)
         if len(holes):
@@ -57,11 +61,13 @@ class File:
                 kept[indices[here] % _BLOCK] = pfns[here]
         return pfns
 
-    def release(self, frames: Frames) -> None:
+    def release(self, frames: Frames) -> Work[None]:
         """Give the frames back; the file is not used again."""
-        for block in self._blocks.values():
-            frames.uncache(block[block != NO_PAGE])
-        self._blocks.clear()
+        while self._blocks:
+            blocks = [self._blocks.popitem()[1] for _ in range(min(len(self._blocks), _RELEASED))]
+            pfns = np.concatenate(blocks[::-1])
+            frames.uncache(pfns[pfns != NO_PAGE])
+            yield
 
 
 def _by_block(indices: Pfns) -> Iterator[tuple[int, slice]]:

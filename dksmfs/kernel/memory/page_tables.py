@@ -12,100 +12,114 @@ The last two never are in the same area: runs are opened, that is written out as
 wherever somebody needs single entries.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import replace
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
 
 from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
-from dksmfs.kernel.memory.entries import Flags, HugePage, PageTable, Part, Run, span_of, spans
+from dksmfs.kernel.memory.entries import Flags, HugePage, PageTable, Part, Run, area_ranges
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
 _EVERYTHING: Final = 1 << 40  # more areas than there are
+
+PIECE_PAGES: Final = 64 * HUGE_PAGES
+"""Pages of runs that are dealt with in half a millisecond."""
+
+PIECE_PARTS: Final = 16
+"""Page tables that are."""
+
+_START: Final = attrgetter("start")
+_END: Final = attrgetter("end")
 
 
 class PageTables:
     """The page tables of one address space."""
 
     def __init__(self) -> None:
-        self._areas: dict[int, PageTable | HugePage] = {}
-        self._runs: list[Run] = []  # ascending, none in an area that is in _areas
+        self._parts: list[Part] = []  # ascending
 
     # --- single areas -----------------------------------------------------------------------
 
     def get(self, area: int) -> PageTable | HugePage | None:
         """The table of an area, or its huge page; None if it has neither. Opens runs."""
-        table = self._areas.get(area)
-        if table is None and self._has_run(area):
+        part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+        if isinstance(part, Run):
             self._open(area, area + 1)
-            table = self._areas[area]
-        return table
+            part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+        assert isinstance(part, PageTable | HugePage | None)
+        return part
 
     def huge(self, area: int) -> HugePage | None:
         """The huge page of an area, if one entry maps it."""
-        table = self._areas.get(area)
-        return table if isinstance(table, HugePage) else None
+        part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+        return part if isinstance(part, HugePage) else None
 
     def __contains__(self, area: int) -> bool:
-        return area in self._areas or self._has_run(area)
+        return self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES) is not None
 
-    def __setitem__(self, area: int, table: PageTable | HugePage) -> None:
-        """Let an area have another table than before."""
-        if area not in self._areas:
-            self.drop(area, area + 1)
-        self._areas[area] = table
+    def set(self, table: PageTable | HugePage) -> None:
+        """Put a table into its area, in place of what was there."""
+        low, high = self._cut(table.start), self._cut(table.end)
+        self._parts[low:high] = [table]
 
     def drop(self, first: int, end: int) -> None:
-        """Let areas `first` to `end` - 1 have no tables."""
-        for area in self._opened(first, end):
-            del self._areas[area]
-        start, stop = first * HUGE_PAGES, end * HUGE_PAGES
-        self._cut(start)
-        self._cut(stop)
-        low, high = self._index(start), self._index(stop)
-        del self._runs[low:high]
+        """Remove what areas `first` to `end` - 1 have."""
+        low, high = self._cut(first * HUGE_PAGES), self._cut(end * HUGE_PAGES)
+        del self._parts[low:high]
 
     # --- ranges -----------------------------------------------------------------------------
 
-    def parts(self, start: int, end: int) -> list[Part]:
-        """What the range has, ascending: runs, and spans with their tables. Runs that reach
-        beyond the range are cut, so that each may be changed."""
-        self._cut(start)
-        self._cut(end)
-        return self.look(start, end)
+    def first(self, start: int, end: int) -> Part | None:
+        """The first part that reaches into the range, all of it, to be looked at only."""
+        at = self._at(start)
+        if at < len(self._parts) and self._parts[at].start < end:
+            return self._parts[at]
+        return None
 
-    def look(self, start: int, end: int) -> list[Part]:
-        """Like `parts`, to be looked at only: nothing is cut."""
+    def parts(self, start: int, end: int) -> list[Part]:
+        """What the range has, ascending, to be changed: runs and page tables up to its borders,
+        and the huge pages that it reaches into."""
         if start >= end:
             return []
-        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
-        found: list[tuple[int, Part]] = [
-            (area * HUGE_PAGES, (span_of(area, start, end), self._areas[area]))
-            for area in self._opened(first, last)
+        self._cut(end)
+        low, high = self._cut(start), self._upto(end)
+        return [
+            part if isinstance(part, HugePage) else _within(part, start, end)
+            for part in self._parts[low:high]
         ]
-        for run in self._runs_in(start, end):
-            inside = start <= run.start and run.end <= end
-            found.append((run.start, run if inside else run.clipped(start, end)))
-        return [part for _, part in sorted(found, key=lambda one: one[0])]
+
+    def look(self, start: int, end: int, limit: int | None = None) -> list[Part]:
+        """What the range has, ascending and up to its borders, to be looked at only; `limit` says
+        how many parts at the most."""
+        if start >= end:
+            return []
+        low, high = self._at(start), self._upto(end)
+        if limit is not None:
+            high = min(high, low + limit)
+        return [_within(part, start, end) for part in self._parts[low:high]]
 
     def everything(self) -> list[Part]:
         """All that there is, to be looked at only."""
-        return self.look(0, _EVERYTHING * HUGE_PAGES)
+        return self._parts[:]
+
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of the range that have entries, in pieces that take half a millisecond or so
+        to go over. Each is looked up when it is asked for: tables may change in between."""
+        while parts := self.look(start, end, PIECE_PARTS):
+            low, start = parts[0].start, _piece_end(parts)
+            yield low, start
 
     def stretches(self, start: int, end: int, pages: int) -> list[tuple[int, int]]:
         """The parts of a range whose areas have tables: as few as possible, of at most `pages`
         pages (a multiple of 512) each."""
         areas: list[tuple[int, int]] = []  # ranges of areas
         first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
-        parts = self.look(first * HUGE_PAGES, last * HUGE_PAGES) if start < end else []
-        for part in parts:
-            if isinstance(part, Run):
-                low, high = part.start // HUGE_PAGES, -(-part.end // HUGE_PAGES)
-            else:
-                low, high = part[0].area, part[0].area + 1
+        for part in self.look(first * HUGE_PAGES, last * HUGE_PAGES) if start < end else ():
+            low, high = part.start // HUGE_PAGES, -(-part.end // HUGE_PAGES)
             if areas and low <= areas[-1][1]:
                 areas[-1] = areas[-1][0], high
             else:
@@ -142,16 +156,8 @@ class PageTables:
         pfns = np.zeros(end - start, np.int64)
         flags = np.zeros(end - start, np.uint8)
         for part in self.look(start, end):
-            if isinstance(part, Run):
-                here = slice(part.start - start, part.end - start)
-                pfns[here], flags[here] = part.entries(), part.flags
-                continue
-            span, table = part
-            if isinstance(table, HugePage):
-                table = table.split()
-            here = slice(span.start - start, span.end - start)
-            pfns[here] = table.pfn[span.low : span.high]
-            flags[here] = table.flags[span.low : span.high]
+            here = slice(part.start - start, part.end - start)
+            pfns[here], flags[here] = numbers(part.pfns()), part.flags
         return pfns, flags
 
     def entries_at(self, vpns: Numbers) -> tuple[Numbers, Flags]:
@@ -168,38 +174,10 @@ class PageTables:
                 flags[here] = found[1][vpns[here] - start]
         return pfns, flags
 
-    def opened_entries(self, start: int, end: int) -> tuple[Numbers, Numbers]:
-        """The pfns of the pages of the range that are in no run, and their positions in it."""
-        pfns, positions = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for part in self.look(start, end):
-            if isinstance(part, Run):
-                continue
-            span, table = part
-            table = table.split() if isinstance(table, HugePage) else table
-            pfns.append(table.pfn[span.low : span.high].astype(np.int64))
-            positions.append(np.arange(span.start - start, span.end - start))
-        return np.concatenate(pfns), np.concatenate(positions)
-
     def present_frames(self, start: int, end: int) -> Numbers:
         """The frames of the range's present pages, zero pages left out, a pfn for each entry."""
-        runs = [part.entries() for part in self.look(start, end) if isinstance(part, Run)]
-        pfns, _ = self.opened_entries(start, end)
-        pfns = np.concatenate([*runs, pfns])
-        return pfns[pfns >= HUGE_PAGES]
-
-    def present_count(self, start: int, end: int) -> int:
-        """How many pages of the range are present, zero pages left out."""
-        count = 0
-        for part in self.look(start, end):
-            if isinstance(part, Run):
-                count += part.pages if part.pfn >= HUGE_PAGES else 0
-            else:
-                span, table = part
-                if isinstance(table, PageTable):
-                    count += int(np.count_nonzero(table.pfn[span.low : span.high] >= HUGE_PAGES))
-                elif not table.zero:
-                    count += span.high - span.low
-        return count
+        found = [part.present_frames() for part in self.look(start, end)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
 
     # --- changes ----------------------------------------------------------------------------
 
@@ -207,17 +185,40 @@ class PageTables:
         """Set the entries from page `start` on: as one run, if they are alike."""
         end = start + len(pfns)
         step = _step(pfns)
-        if step is not None and not self._opened(start // HUGE_PAGES, -(-end // HUGE_PAGES)):
-            self.add_run(Run(start, end, int(pfns[0]), step, flags))
+        if step is not None:
+            self.add(Run(start, end, int(pfns[0]), step, flags))
             return
         pfns = numbers(pfns)
-        for span in spans(start, end):
-            table = self.get(span.area)
-            if table is None:
-                table = self._areas[span.area] = PageTable()
-            assert isinstance(table, PageTable)
-            table.pfn[span.low : span.high] = pfns[span.start - start : span.end - start]
-            table.flags[span.low : span.high] = flags
+        for low, high in area_ranges(start, end):
+            self._table(low).clipped(low, high).set(pfns[low - start : high - start], flags)
+
+    def add(self, part: Part) -> None:
+        """Set the entries of a part's pages."""
+        if isinstance(part, Run):
+            self.add_run(part)
+        elif isinstance(part, HugePage):
+            self.set(part)
+        elif isinstance(part, PageTable):
+            for low, high in area_ranges(part.start, part.end):
+                here = part.clipped(low, high)
+                self._table(low).clipped(low, high).set(here.pfn, here.flags)
+
+    def add_run(self, run: Run) -> None:
+        """Set entries that are alike: as a run where areas are not opened."""
+        at = run.start
+        for part in self.parts(run.start, run.end):
+            if not isinstance(part, Run):
+                assert isinstance(part, PageTable)
+                self._place(run.clipped(at, part.start))
+                part.set(run.clipped(part.start, part.end).pfns(), run.flags)
+                at = part.end
+        self._place(run.clipped(at, run.end))
+
+    def _place(self, run: Run) -> None:
+        if run.pages > 0:
+            low, high = self._cut(run.start), self._cut(run.end)
+            self._parts[low:high] = [run]
+            self.join_runs(run.start, run.end)
 
     def set_entries(self, vpns: Numbers, pfns: Numbers, flags: int) -> None:
         """Set the entries of pages, which ascend, in areas that have tables."""
@@ -232,113 +233,160 @@ class PageTables:
         ends = [*starts[1:].tolist(), len(vpns)]
         where = vpns % HUGE_PAGES
         for area, low, high in zip(touched, starts.tolist(), ends, strict=False):
-            table = self._areas[area]
+            table = self._parts[self._at(area * HUGE_PAGES)]
             assert isinstance(table, PageTable)
             here = where[low:high]
             table.pfn[here], table.flags[here] = pfns[low:high], flags
 
     def join(self, start: int, end: int) -> None:
-        """Let the range, all of which is present, be one run if its entries are alike, and there
+        """Make one run of the range, all of which is present, if its entries are alike, and there
         are no others in its areas."""
-        first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
-        if not self._opened(first, last):
+        first, last = start // HUGE_PAGES * HUGE_PAGES, -(-end // HUGE_PAGES) * HUGE_PAGES
+        if all(isinstance(part, Run) for part in self.look(first, last)):
             return
-        pfns, flags = self.entries(first * HUGE_PAGES, last * HUGE_PAGES)
-        here = slice(start - first * HUGE_PAGES, end - first * HUGE_PAGES)
+        pfns, flags = self.entries(first, last)
+        here = slice(start - first, end - first)
         line, bits = compact(pfns[here]), flags[here]
         step = _step(line)
         alone = np.count_nonzero(flags) == end - start
         if step is not None and alone and (bits == bits[0]).all():
-            self.drop(first, last)
+            self.drop(first // HUGE_PAGES, last // HUGE_PAGES)
             self.add_run(Run(start, end, int(line[0]), step, int(bits[0])))
+
+    def join_runs(self, start: int, end: int) -> None:
+        """Join runs of the range, and those that end or start at its borders, that continue one
+        another."""
+        low = self._at(start - 1)
+        high = bisect_right(self._parts, end, key=_START)
+        if high - low > 1:
+            self._parts[low:high] = _joined(self._parts[low:high])
 
     def add_bits(self, start: int, end: int, bits: int) -> None:
         """Set bits of all entries of the range, which are present."""
-        for part in self.look(start, end):
-            if isinstance(part, Run):
-                if part.flags & bits != bits:
-                    self.add_run(replace(part, flags=part.flags | bits))
-                continue
-            span, table = part
-            if isinstance(table, HugePage):
-                table.flags |= bits
-            else:
-                table.flags[span.low : span.high] |= np.uint8(bits)
+        if all(part.allows(bits) for part in self.look(start, end)):
+            return
+        for part in self.parts(start, end):
+            part.change(0xFF, bits)
+        self.join_runs(start, end)
+
+    def clear(self, start: int, end: int) -> None:
+        """Make pages absent: page tables stay, the huge pages that are in the range go."""
+        for part in self.parts(start, end):
+            if not part.clear():
+                self.drop(part.start // HUGE_PAGES, part.end // HUGE_PAGES)
+        self.join_runs(start, end)
+
+    def move(self, start: int, end: int, distance: int) -> None:
+        """Move the tables of whole areas `distance` pages up, to where there are none."""
+        low, high = self._cut(start), self._cut(end)
+        moved = self._parts[low:high]
+        del self._parts[low:high]
+        for part in moved:
+            part.move(distance)
+        at = self._at(start + distance)
+        self._parts[at:at] = moved
+        self.join_runs(start + distance, start + distance)
+        self.join_runs(end + distance, end + distance)
 
     def ensure(self, start: int, end: int) -> None:
-        """Let the areas of the range have tables, even if there is nothing in them."""
+        """Make page tables for those areas of the range that have none."""
         for low, high in self.absent_areas(start, end):
             self.add_run(Run(low, high, ZERO_PFN, 0, 0))
 
-    def add_run(self, run: Run) -> None:
-        """Set entries, none of which is in an area that was opened."""
-        self._cut(run.start)
-        self._cut(run.end)
-        low, high = self._index(run.start), self._index(run.end)
-        if low and run.continues(self._runs[low - 1]):
-            low -= 1
-            run = replace(run, start=self._runs[low].start, pfn=self._runs[low].pfn)
-        self._runs[low:high] = [run]
+    # --- where things are -------------------------------------------------------------------
 
-    # --- runs -------------------------------------------------------------------------------
+    def _at(self, vpn: int) -> int:
+        """The position of the first part that ends behind page `vpn`."""
+        return bisect_right(self._parts, vpn, key=_END)
 
-    def _index(self, vpn: int) -> int:
-        """The position of the first run that starts at `vpn` or behind it."""
-        return bisect_right(self._runs, vpn - 1, key=lambda run: run.start)
+    def _upto(self, vpn: int) -> int:
+        """The position of the first part that starts at page `vpn` or behind it."""
+        return bisect_left(self._parts, vpn, key=_START)
 
-    def _cut(self, vpn: int) -> None:
-        """Let no run reach across the border before page `vpn`."""
-        at = self._index(vpn)
-        if at and self._runs[at - 1].end > vpn:
-            run = self._runs[at - 1]
-            self._runs[at - 1 : at] = [run.clipped(run.start, vpn), run.clipped(vpn, run.end)]
+    def _cut(self, vpn: int) -> int:
+        """Cut the run that reaches across the border before page `vpn`; returns the position of
+        what is behind that."""
+        at = self._at(vpn)
+        part = self._parts[at] if at < len(self._parts) else None
+        if part is not None and part.start < vpn and isinstance(part, Run):
+            self._parts[at : at + 1] = [part.clipped(part.start, vpn), part.clipped(vpn, part.end)]
+            return at + 1
+        return at
 
-    def _has_run(self, area: int) -> bool:
-        return bool(self._runs_in(area * HUGE_PAGES, (area + 1) * HUGE_PAGES))
-
-    def _runs_in(self, start: int, end: int) -> list[Run]:
-        """The runs that reach into virtual pages `start` to `end` - 1."""
-        low = self._index(start)
-        if low and self._runs[low - 1].end > start:
-            low -= 1
-        return self._runs[low : self._index(end)]
-
-    def _opened(self, first: int, last: int) -> list[int]:
-        """The areas in the range that have a table of their own, ascending."""
-        if last - first > len(self._areas):
-            return sorted(area for area in self._areas if first <= area < last)
-        return [area for area in range(first, last) if area in self._areas]
+    def _table(self, vpn: int) -> PageTable:
+        """The page table that page `vpn` is in; it comes into being if there is none."""
+        area = vpn // HUGE_PAGES
+        table = self.get(area)
+        if table is None:
+            table = PageTable.empty(area)
+            self.set(table)
+        assert isinstance(table, PageTable)
+        return table
 
     def _open(self, first: int, last: int) -> None:
         """Write the runs that reach into areas `first` to `last` - 1 out as page tables."""
-        if not self._runs:
+        low, high = self._at(first * HUGE_PAGES), self._upto(last * HUGE_PAGES)
+        if not any(isinstance(part, Run) for part in self._parts[low:high]):
             return
-        self._cut(first * HUGE_PAGES)
-        self._cut(last * HUGE_PAGES)
-        low, high = self._index(first * HUGE_PAGES), self._index(last * HUGE_PAGES)
-        runs = self._runs[low:high]
-        del self._runs[low:high]
-        for run in runs:
-            entries = run.entries()
-            for span in spans(run.start, run.end):
-                table = self._areas.get(span.area)
-                if table is None:
-                    table = self._areas[span.area] = PageTable()
-                assert isinstance(table, PageTable)
-                here = slice(span.start - run.start, span.end - run.start)
-                table.pfn[span.low : span.high] = entries[here]
-                table.flags[span.low : span.high] = run.flags
+        low, high = self._cut(first * HUGE_PAGES), self._cut(last * HUGE_PAGES)
+        self._parts[low:high] = _opened(self._parts[low:high])
 
     def check_invariants(self) -> None:
-        """Assert that runs are in order, and not in opened areas."""
+        """Assert that parts are in order, tables whole, and runs not in their areas."""
         at = 0
-        for run in self._runs:
-            assert at <= run.start < run.end, "runs overlap"
-            assert run.step in (0, 1)
-            assert (run.pfn == ZERO_PFN) <= (run.step == 0)
-            assert run.flags or not run.pfn, "an absent page has a frame"
-            assert not self._opened(run.start // HUGE_PAGES, -(-run.end // HUGE_PAGES))
-            at = run.end
+        for part in self._parts:
+            assert at <= part.start < part.end, "parts overlap"
+            if isinstance(part, Run):
+                assert part.step in (0, 1)
+                assert (part.pfn == ZERO_PFN) <= (part.step == 0)
+                assert part.flags or not part.pfn, "an absent page has a frame"
+                at = part.end
+            else:
+                assert part.start % HUGE_PAGES == 0
+                assert part.pages == HUGE_PAGES
+                assert at <= part.start, "a run in the area of a table"
+                at = part.end
+
+
+def _within(part: Part, start: int, end: int) -> Part:
+    return part if start <= part.start and part.end <= end else part.clipped(start, end)
+
+
+def _piece_end(parts: list[Part]) -> int:
+    """Where a piece that begins with these parts ends: inside a run only where an area does."""
+    left = PIECE_PAGES
+    for part in parts:
+        if part.pages > left:
+            return max((part.start + left) // HUGE_PAGES * HUGE_PAGES, part.start)
+        left -= part.pages
+    return parts[-1].end
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """The same parts, runs that continue one another as one."""
+    joined: list[Part] = []
+    for part in parts:
+        if joined and part.continues(joined[-1]):
+            joined[-1].end = part.end
+        else:
+            joined.append(part)
+    return joined
+
+
+def _opened(parts: Iterable[Part]) -> list[Part]:
+    """The same entries, those of runs in page tables."""
+    opened: list[Part] = []
+    for part in parts:
+        if not isinstance(part, Run):
+            opened.append(part)
+            continue
+        for low, high in area_ranges(part.start, part.end):
+            if not opened or opened[-1].end <= low:
+                opened.append(PageTable.empty(low // HUGE_PAGES))
+            table = opened[-1]
+            assert isinstance(table, PageTable)
+            table.clipped(low, high).set(part.clipped(low, high).pfns(), part.flags)
+    return opened
 
 
 def _adjacent(areas: list[int]) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
+from dksmfs.kernel.linear import Numbers, Selection, compact
 
 
 class Vacancies:
@@ -48,22 +48,31 @@ class Vacancies:
     def take(self, count: int) -> Selection:
         """Take `count` numbers off the stack; there must be so many."""
         assert count <= self._total
+        if not count:
+            return range(0)
         if self._depth and self._end[self._depth - 1] - self._start[self._depth - 1] < count:
             self._join()
         self._total -= count
-        taken: list[range] = []
-        while count:
-            top = self._depth - 1
-            start, end = int(self._start[top]), int(self._end[top])
-            end = min(end, start + count)
-            taken.append(range(start, end))
-            count -= end - start
-            self._start[top] = end
-            if end == self._end[top]:
-                self._depth = top
-        if len(taken) == 1:
-            return taken[0]
-        return np.concatenate([numbers(run) for run in taken]) if taken else range(0)
+        top = self._depth - 1
+        if self._end[top] - self._start[top] > count:
+            start = int(self._start[top])
+            self._start[top] += count
+            return range(start, start + count)
+        return self._take_runs(count)
+
+    def _take_runs(self, count: int) -> Selection:
+        """Take `count` numbers, which are no more than there are, of several runs."""
+        low = max(self._depth - count, 0)
+        starts = self._start[low : self._depth][::-1].copy()  # the run that is used first is first
+        taken = np.cumsum(self._end[low : self._depth][::-1] - starts)
+        last = int(np.searchsorted(taken, count))
+        lengths = np.diff(np.minimum(taken[: last + 1], count), prepend=0)
+        self._depth -= last + 1
+        if taken[last] > count:
+            self._start[self._depth] = starts[last] + lengths[last]
+            self._depth += 1
+        offsets = starts[: last + 1] - np.cumsum(lengths) + lengths
+        return compact(np.repeat(offsets, lengths) + np.arange(count))
 
     def _join(self) -> None:
         """Make longer runs of those that are adjacent, if many have come since the last time."""

@@ -133,9 +133,10 @@ class VmaList:
         vma = self.find(vpn)
         return vma if vma is not None and vma.start <= vpn else None
 
-    def overlapping(self, start: int, end: int) -> list[Vma]:
-        """The mappings that have a page in the range."""
-        return self._vmas[self._index(start) : bisect_left(self._vmas, end, key=_START)]
+    def overlapping(self, start: int, end: int, limit: int | None = None) -> list[Vma]:
+        """The mappings that have a page in the range, the first `limit` of them."""
+        low, high = self._index(start), bisect_left(self._vmas, end, key=_START)
+        return self._vmas[low : high if limit is None else min(high, low + limit)]
 
     def gap_below(self, limit: int, pages: int) -> int | None:
         """The highest start of `pages` unmapped pages below `limit`; None if there is no room."""
