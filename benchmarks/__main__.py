@@ -22,6 +22,7 @@ NAMES = {
     "advertise": "merging memory, against real KSM and against a bound in C",
     "advertise_again": "advertising again what has not changed",
     "cliffs": "situations that must cost little more than the plain one",
+    "shortcuts": "what each shortcut of the engine buys",
     "scale": "millions of pages: time and memory a page",
     "mount": "reading the files, against a daemon in C and real sysfs",
     "reads_under_load": "reading the files while clients keep the machine busy",
