@@ -4,7 +4,7 @@ A region gets its frames in one go, and fills them with pages 0, 1, ... of a con
 frames is written as a `range`, and what is known of a frame as its distance from a line.
 """
 
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dksmfs.kernel.columns import Column
 
 Numbers = npt.NDArray[np.int64]
+Kind = TypeVar("Kind", bound="np.generic[Any]")
 Selection = Numbers | range  # frames or pages; a range counts up by one
 
 _BLOCK: Final = 512  # numbers that share a line
@@ -48,6 +49,15 @@ def compact(selection: Selection) -> Selection:
     if count == 1 or (selection[-1] - first == count - 1 and (np.diff(selection) == 1).all()):
         return range(first, first + count)
     return selection
+
+
+def distinct(values: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
+    """The values in ascending order, each once; np.unique() would load a package that takes longer
+    than most calls."""
+    ascending = np.sort(values)
+    kept = np.ones(len(ascending), np.bool_)
+    kept[1:] = ascending[1:] != ascending[:-1]
+    return ascending[kept]
 
 
 class LinearColumn:

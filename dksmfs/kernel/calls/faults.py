@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.linear import numbers
+from dksmfs.kernel.linear import distinct, numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import (
     ACCESSED,
@@ -254,7 +254,7 @@ def _map_file_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at:
 def _cached_near(vma: Vma, file: File, area: int, at: Positions) -> Positions:
     """The entries around those at `at` whose page is in the page cache."""
     base = area * HUGE_PAGES
-    windows = np.unique(at // _FAULT_AROUND_PAGES) * _FAULT_AROUND_PAGES
+    windows = distinct(at // _FAULT_AROUND_PAGES) * _FAULT_AROUND_PAGES
     near = (windows[:, np.newaxis] + np.arange(_FAULT_AROUND_PAGES)).ravel()
     near = near[(near >= vma.start - base) & (near < end_of_file(vma) - base)]
     cached: Positions = near[file.frames_of(vma.linear_page_index(base) + near) != NO_PAGE]
@@ -308,7 +308,7 @@ def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
     last = len(pfns) - 1 - last
     sole[last[mm.frames.mapcounts(pfns[last]) == counts]] = True
     compound = mm.frames.compound(pfns)
-    for head in np.unique(pfns[compound] // HUGE_PAGES * HUGE_PAGES).tolist():
+    for head in distinct(pfns[compound] // HUGE_PAGES * HUGE_PAGES).tolist():
         members = np.flatnonzero(pfns // HUGE_PAGES * HUGE_PAGES == head)
         sole[members] = False
         sole[members[-1]] = mm.frames.references(head) == len(members)

@@ -14,11 +14,12 @@ import numpy as np
 from dksmfs.kernel.content.hashes import Checksums, Hashes, checksums_of
 from dksmfs.kernel.dksm.batch import Mask, starts
 from dksmfs.kernel.dksm.engine import Dksm
-from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.linear import Numbers, distinct
 from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.pausing import Work
 
 _LONG: Final = 64  # descriptors that make a chain worth keeping
+_KEPT_AT_ONCE: Final = 1 << 13  # descriptors that are looked at between pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Chains:
     def __init__(self, dksm: Dksm) -> None:
         self._dksm = dksm
         self._version = -1
+        self._hashes_tell = True  # whether different bytes were never seen to have one hash
         self._forget()
 
     def _forget(self) -> None:
@@ -95,14 +97,24 @@ class Chains:
     def find(self, checksums: Checksums, wanted: Hashes) -> Work[Descriptors]:
         """The descriptors with each of the checksums, a group for each. Of what is kept, only those
         with a hash that is `wanted`, and stale ones."""
-        newest = np.array([self._newest.get(one, 0) for one in checksums.tolist()], np.int64)
+        newest = np.zeros(len(checksums), np.int64)
+        if self._newest:
+            newest[:] = [self._newest.get(one, 0) for one in checksums.tolist()]
         slot, group = self._dksm.table.chains(checksums, newest)
-        added = yield from self._examine(checksums, slot, group)
-        kept = self._find_kept(checksums, wanted) if newest.any() else Descriptors.none()
-        if self._dksm.frames.contents.all_stable:
-            counts = np.bincount(group, minlength=len(checksums))
-            self._keep(checksums, added, (counts >= _LONG) | (newest > 0))
-        return added.and_then(kept)
+        first = starts(group)
+        long = (np.bincount(group, minlength=len(checksums)) >= _LONG) | (newest > 0)
+        if not (long.any() and self._dksm.frames.contents.all_stable and self._hashes_tell):
+            return (yield from self._examine(checksums, slot, group))
+        # The newest descriptor of a chain may be counted again, and is looked at each time.
+        older = long[group] & ~first
+        yield from self._keep(checksums, slot[older], group[older])
+        if not self._hashes_tell:
+            return (yield from self.find_all(checksums))
+        top = long[group] & first
+        named = checksums[group[top]].tolist()
+        self._newest.update(zip(named, slot[top].tolist(), strict=True))
+        others = yield from self._examine(checksums, slot[~older], group[~older])
+        return others.and_then(self._find_kept(checksums, wanted))
 
     def find_all(self, checksums: Checksums) -> Work[Descriptors]:
         """The descriptors with each of the checksums, a row for each slot."""
@@ -119,7 +131,7 @@ class Chains:
         return Descriptors(slot, group, pfn, table.counts(slot), live, hashes)
 
     def _find_kept(self, checksums: Checksums, wanted: Hashes) -> Descriptors:
-        wanted = np.unique(wanted)
+        wanted = distinct(wanted)
         row = np.searchsorted(self._kept.hash, wanted)
         row = row[row < len(self._kept.hash)]
         row = row[np.isin(self._kept.hash[row], wanted)]
@@ -129,24 +141,21 @@ class Chains:
         group = order[np.searchsorted(checksums[order], found.group)]
         return replace(found, group=group)
 
-    def _keep(self, checksums: Checksums, added: Descriptors, chains: Mask) -> None:
-        """Keep what was added to some of the chains, but for the newest descriptor of each: it may
-        be counted again."""
-        if not chains.any():
-            return
-        concerned = chains[added.group]
-        first = starts(added.group)
-        rows = np.flatnonzero(concerned & first)
-        named = checksums[added.group[rows]].tolist()
-        self._newest.update(zip(named, added.slot[rows].tolist(), strict=True))
-        older = added.taken(concerned & ~first)
-        older = replace(older, group=checksums[older.group].astype(np.int64))
-        self._stale = self._stale.and_then(older.taken(~older.live))
-        every = older.taken(older.live).and_then(self._kept)
-        self._kept = every.joined()
-        of = np.searchsorted(self._kept.hash, every.hash)
-        if not self._dksm.frames.contents.equal(every.pfn, self._kept.pfn[of]).all():
-            self._forget()  # different bytes have one hash
+    def _keep(self, checksums: Checksums, slot: Numbers, group: Numbers) -> Work[None]:
+        """Keep more descriptors, which are newer than those that are kept of their chains."""
+        for end in range(len(slot), 0, -_KEPT_AT_ONCE):
+            some = slice(max(end - _KEPT_AT_ONCE, 0), end)
+            added = yield from self._examine(checksums, slot[some], group[some])
+            added = replace(added, group=checksums[added.group].astype(np.int64))
+            self._stale = self._stale.and_then(added.taken(~added.live))
+            every = added.taken(added.live).and_then(self._kept)
+            self._kept = every.joined()
+            of = np.searchsorted(self._kept.hash, every.hash)
+            if not self._dksm.frames.contents.equal(every.pfn, self._kept.pfn[of]).all():
+                self._forget()
+                self._hashes_tell = False
+                return
+            yield
 
     def drop(self, stale: Numbers) -> None:
         """Stale descriptors were removed from the table."""

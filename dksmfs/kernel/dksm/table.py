@@ -30,8 +30,10 @@ _SCANNED_SLOTS: Final = (
     256  # looked at in a row in the time in which one step along a chain is taken
 )
 
+_BUCKETS_AT_ONCE: Final = 1 << 18  # divided between pauses
 _FEWEST_IN_PART: Final = 1 << 16  # slots that are sorted at once when the table is laid out anew
-_MOST_PARTS: Final = 64
+_MOST_PARTS: Final = 255
+_SLOTS_AT_ONCE: Final = 1 << 15  # between pauses
 
 # hash_32() makes a key of a checksum, each another one; the upper bits of a key are its bucket.
 _GOLDEN_RATIO_32: Final = 0x61C88647
@@ -70,14 +72,14 @@ class Hashtable:
         self._descriptors = 0
         self._repeated = False  # whether a slot stands for several
         self._highest_pfn = 0  # of all frames that ever had a descriptor
-        self._clear_slots(_FEWEST_BITS)
+        self._clear_slots(np.full(1 << _FEWEST_BITS, NO_SLOT, np.int32))
         self._version.change()
 
-    def _clear_slots(self, bits: int) -> None:
-        """Have no slots, and 2**bits buckets."""
-        room = _ROOM << bits
-        self._bits = bits
-        self._heads: Slots = np.full(1 << bits, NO_SLOT, np.int32)
+    def _clear_slots(self, heads: Slots) -> None:
+        """Have no slots, and these buckets, whose number is a power of 2."""
+        room = _ROOM * len(heads)
+        self._bits = len(heads).bit_length() - 1
+        self._heads = heads
         self._used = 0
         self._live = 0  # those of the used ones that were not removed
         self._links = np.empty(room, _LINK)
@@ -258,15 +260,10 @@ class Hashtable:
         return asked[same], slots[same]
 
     def _take_slots(self, count: int) -> int:
-        """The first of `count` fresh slots, for which there are buckets enough."""
+        """The first of `count` fresh slots."""
         first = self._used
         self._used += count
         self._live += count
-        while self._live > len(self._heads):
-            # Both halves of a bucket begin with the chain of the whole one, which is right for
-            # either, though longer than need be until the table is laid out anew.
-            self._heads = np.repeat(self._heads, 2)
-            self._bits += 1
         return first
 
     def _store(self, keys: _Keys, pfns: Numbers | npt.NDArray[np.uint32]) -> Numbers:
@@ -297,6 +294,8 @@ class Hashtable:
     def reserve(self, count: int) -> Work[None]:
         """Have room for `count` descriptors more. That takes long now and then, so there are
         pauses, in which only the length may be asked for."""
+        if self._live + count > len(self._heads):
+            yield from self._add_buckets(self._live + count)
         if self._used + count > len(self._pfn):
             laying_out = self._lay_out(self._live + count)
             try:
@@ -305,27 +304,63 @@ class Hashtable:
             finally:  # the one who was waiting for it may have gone
                 finished(laying_out)
 
+    def _add_buckets(self, needed: int) -> Work[None]:
+        """Have a bucket for each of the slots that are `needed`. The two parts of a bucket begin
+        with the chain of the whole one, which is right for either, though longer than need be until
+        the table is laid out anew."""
+        parts = 2
+        while parts * len(self._heads) < needed:
+            parts *= 2
+        heads = np.empty(parts * len(self._heads), np.int32)
+        for start in range(0, len(self._heads), _BUCKETS_AT_ONCE):
+            some = self._heads[start : start + _BUCKETS_AT_ONCE]
+            heads[parts * start : parts * (start + len(some))] = np.repeat(some, parts)
+            yield
+        self._heads = heads
+        self._bits = len(heads).bit_length() - 1
+
     def _lay_out(self, needed: int) -> Work[None]:
         """Make room for more slots, with buckets for those `needed`. Removed ones are dropped, and
         chains get short, and come to lie close together in memory."""
         used, repeats = self._used, self._repeats
         links, pfns = self._links[:used], self._pfn[:used]
+        heads = np.empty(
+            1 << min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS), np.int32
+        )
+        for start in range(0, len(heads), _BUCKETS_AT_ONCE):
+            heads[start : start + _BUCKETS_AT_ONCE] = NO_SLOT
+            yield
         self._version.change()  # slots get other numbers
-        self._clear_slots(min(max((needed - 1).bit_length(), _FEWEST_BITS), _MOST_BITS))
+        self._clear_slots(heads)
         # Part by part, in the order of the keys: memory that is used for the first time takes
         # longer than what is done with it here, and so is used again for the next part.
         parts = min(used // _FEWEST_IN_PART + 1, _MOST_PARTS)
-        part = ((links["key"] >> 16) * np.uint32(parts) >> 16).astype(np.uint8)
-        part[pfns == 0] = parts
+        part = np.empty(used, np.uint8)
+        for start in range(0, used, _SLOTS_AT_ONCE):
+            here = slice(start, start + _SLOTS_AT_ONCE)
+            part[here] = (links["key"][here] >> 16) * np.uint32(parts) >> 16
+            part[here][pfns[here] == 0] = _MOST_PARTS
+            yield
         for number in range(parts):
             slots = np.flatnonzero(part == number)
-            keys, slots = _sorted(links.take(slots)["key"], slots)
-            fresh = self._store(keys, pfns.take(slots))
-            if self._repeated:
-                counts = repeats.take(slots)
-                written = np.flatnonzero(counts)
-                self._repeats[fresh[written]] = counts[written]
-            yield
+            for start in range(0, len(slots), _SLOTS_AT_ONCE):
+                self._store_again(links, pfns, repeats, slots[start : start + _SLOTS_AT_ONCE])
+                yield
+
+    def _store_again(
+        self,
+        links: npt.NDArray[np.void],
+        pfns: npt.NDArray[np.uint32],
+        repeats: npt.NDArray[np.uint32],
+        slots: Numbers,
+    ) -> None:
+        """Put some of the slots of before, which ascend, into fresh ones."""
+        keys, slots = _sorted(links.take(slots)["key"], slots)
+        fresh = self._store(keys, pfns.take(slots))
+        if self._repeated:
+            counts = repeats.take(slots)
+            written = np.flatnonzero(counts)
+            self._repeats[fresh[written]] = counts[written]
 
 
 def _starts(keys: _Keys) -> Mask:

@@ -17,7 +17,7 @@ from dksmfs.kernel.dksm.batch import Batch
 from dksmfs.kernel.dksm.chains import Classes, has_entry
 from dksmfs.kernel.dksm.descriptors import Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
-from dksmfs.kernel.linear import Numbers
+from dksmfs.kernel.linear import Numbers, distinct
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.pausing import Work
@@ -80,7 +80,7 @@ class Turns:
             self._stale[group].append(-slot)
         for slots in self._stale.values():
             heapify(slots)
-        pfns = np.unique(np.concatenate([self._batch.pfn, descriptors.pfn[live]]))
+        pfns = distinct(np.concatenate([self._batch.pfn, descriptors.pfn[live]]))
         self._mapcount.update(
             zip(pfns.tolist(), self._frames.mapcounts(pfns).tolist(), strict=True)
         )

@@ -17,7 +17,16 @@ import numpy.typing as npt
 from dksmfs.kernel.columns import Column
 from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import LinearColumn, Numbers, Selection, at, compact, numbers, part
+from dksmfs.kernel.linear import (
+    LinearColumn,
+    Numbers,
+    Selection,
+    at,
+    compact,
+    distinct,
+    numbers,
+    part,
+)
 from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
@@ -238,7 +247,7 @@ class Frames:
         """Keep the columns of some frames far from overflow, and of those with more from 0. No call
         counts as much as _COUNTED / 2 entries of one frame up or down."""
         large = part(pfns, self._mapcount.values[at(pfns)] > _COUNTED)
-        for pfn in {*np.unique(numbers(large)).tolist(), *self._more}:
+        for pfn in {*distinct(numbers(large)).tolist(), *self._more}:
             self.add_mappings(pfn, 0)
 
     def put(self, pfns: Selection) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.linear import Numbers, Selection, compact, numbers
+from dksmfs.kernel.linear import Numbers, Selection, compact, distinct, numbers
 from dksmfs.kernel.memory.entries import Flags, HugePage, PageTable, Part, Run, area_ranges
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
 
@@ -164,7 +164,7 @@ class PageTables:
         """The pfns and the flags of single pages; 0 and 0 where absent, or where `vpns` is -1."""
         pfns, flags = np.zeros(len(vpns), np.int64), np.zeros(len(vpns), np.uint8)
         asked = np.flatnonzero(vpns >= 0)
-        areas = np.unique(vpns[asked] // HUGE_PAGES)
+        areas = distinct(vpns[asked] // HUGE_PAGES)
         for adjacent in np.split(areas, np.flatnonzero(np.diff(areas) > 1) + 1):
             if len(adjacent):
                 start, end = int(adjacent[0]) * HUGE_PAGES, int(adjacent[-1] + 1) * HUGE_PAGES

@@ -9,12 +9,13 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import checksums_of
-from dksmfs.kernel.linear import Selection, numbers
+from dksmfs.kernel.linear import Numbers, Selection, numbers, part
 from dksmfs.kernel.memory.frame_contents import Mask, Pfns
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
 
 _FIRST_PAGES: Final = 64  # that are hashed, and tell where the others are expected
+_MISSES: Final = 4  # times that copies in a row end, or are none, before no more are looked for
 
 
 class Copies(HashShortcut):
@@ -24,22 +25,41 @@ class Copies(HashShortcut):
     first_pages = _FIRST_PAGES
 
     def find(self, question: Question, left: Selection) -> Work[Selection]:
-        stored = self.hashes.contents.stored(question.frames(left))
-        positions = numbers(left)[stored]
-        if len(positions) < 2 * self.first_pages:
+        places = np.flatnonzero(self.hashes.contents.stored(question.frames(left)))
+        if len(places) < 2 * self.first_pages:
             return left
-        first, rest = positions[: self.first_pages], positions[self.first_pages :]
-        yield from self.hashes.hash_each(question, first)
-        found = np.isin(numbers(left), first)
-        distance = self._distance(numbers(question.frames(first)))
-        if distance:
-            pfns = numbers(question.frames(rest))
-            sources = pfns - distance
-            equal = self._known(sources)
-            equal[equal] = yield from self.hashes.contents.compare(pfns[equal], sources[equal])
-            question.has_twins(rest[equal], sources[equal])
-            found[np.isin(numbers(left), rest[equal])] = True
+        found, misses, at = np.zeros(len(left), np.bool_), 0, 0
+        while at < len(places) and misses < _MISSES:
+            first = places[at : at + self.first_pages]
+            yield from self.hashes.hash_each(question, part(left, first))
+            found[first] = True
+            at += len(first)
+            distance = self._distance(numbers(question.frames(part(left, first))))
+            if distance:
+                followed = yield from self._follow(
+                    question, numbers(part(left, places[at:])), distance
+                )
+                found[places[at : at + len(followed)]] = followed
+                at += len(followed)
+            misses += 1
         return without(left, found)
+
+    def _follow(self, question: Question, positions: Numbers, distance: int) -> Work[Mask]:
+        """Compare pages with the frames at a distance, more and more at once, until most of them
+        differ; tells of each page that was compared whether it is a copy."""
+        equal: list[Mask] = []
+        at, count = 0, self.first_pages
+        while at < len(positions):
+            some = positions[at : at + count]
+            pfns = numbers(question.frames(some))
+            same = self._known(pfns - distance)
+            same[same] = yield from self.hashes.contents.compare(pfns[same], pfns[same] - distance)
+            question.has_twins(some[same], pfns[same] - distance)
+            equal.append(same)
+            at, count = at + count, 2 * count
+            if 2 * np.count_nonzero(same) < len(same):
+                break
+        return np.concatenate([np.empty(0, np.bool_), *equal])
 
     def _distance(self, pfns: Pfns) -> int:
         """How far behind frames that have just been hashed those are that the newest descriptors
