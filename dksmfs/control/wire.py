@@ -7,14 +7,16 @@ answer is an `OSError`. Both cross the wire as JSON-RPC errors and come out as w
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from dksmfs.control.in_parts import PART_ITEMS
 from dksmfs.control.limits import MAX_DESCRIPTORS, MAX_LINE
 from dksmfs.control.messages import METHOD_NAMES, METHODS, REPLIES, Hello, Request
-from dksmfs.control.replies import Stats
+from dksmfs.control.replies import Reply, Stats
 from dksmfs.errors import DksmfsError
 from dksmfs.injection import Access
 from dksmfs.kernel.errors import AccessFault
@@ -226,6 +228,32 @@ def encode_request(
 def encode_result(id: Id, result: object) -> bytes:
     """The line that answers a request."""
     return _encoder.encode(_Result(VERSION, id, result)) + b"\n"
+
+
+def encode_result_in_parts(id: Id, result: Reply) -> Iterator[bytes]:
+    """The line of `encode_result`, a bounded number of list items at a time."""
+    members = {name: getattr(result, name) for name in result.__struct_fields__}
+    if not any(isinstance(value, list) and len(value) > PART_ITEMS for value in members.values()):
+        yield encode_result(id, result)
+        return
+    yield _encoder.encode(_Result(VERSION, id, {}))[: -len("}}")]
+    between = b""
+    for name, value in members.items():
+        yield between + _encoder.encode(name) + b":"
+        yield from _encode_in_parts(value)
+        between = b","
+    yield b"}}\n"
+
+
+def _encode_in_parts(value: object) -> Iterator[bytes]:
+    if not isinstance(value, list):
+        yield _encoder.encode(value)
+        return
+    before = b"["
+    for at in range(0, len(value), PART_ITEMS):
+        yield before + _encoder.encode(value[at : at + PART_ITEMS])[1:-1]
+        before = b","
+    yield b"]" if value else b"[]"
 
 
 def encode_error(id: Id, error: ProtocolError | OSError) -> bytes:

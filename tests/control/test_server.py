@@ -6,8 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ import trio.testing
 
 from dksmfs.control import server
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.pausing import Work, pausing
 from tests.control.serving import PAGE, Raw, Served, memfd, raw_connection, serving
 
 PAGES = 65_536  # enough for sixteen slices
@@ -86,9 +87,10 @@ class Endless:
         self.begun = trio.Event()
         self.outcome = "unfinished"
         self.may_end = False
-        monkeypatch.setattr(Machine, "madvise_slices", lambda *_: self._slices())
+        stub: Any = pausing(lambda *_: self._slices())
+        monkeypatch.setattr(Machine, "madvise", stub)
 
-    def _slices(self) -> Iterator[None]:
+    def _slices(self) -> Work[None]:
         try:
             self.begun.set()
             while not self.may_end:
