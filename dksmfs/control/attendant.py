@@ -112,26 +112,30 @@ class Attendant(trio.abc.Instrument):
         self._token.run_sync_soon(_nothing, idempotent=True)  # or trio would wait, after all
 
     def interlude(self) -> None:
-        """Answer the hasty ones, in the middle of what takes long, for as long as they ask again at
-        once, for a moment."""
-        hasty = set(self._hasty)
-        wait_s, ends = 0.0, time.monotonic() + _INTERLUDE_S
-        while hasty and time.monotonic() < ends:
-            again, _, _ = select.select(hasty, [], [], wait_s)  # epoll has no such short times
-            for descriptor in again:
-                self._answer(descriptor)
-            hasty, wait_s = set(again), _AGAIN_S
+        """Answer those who ask, in the middle of a task that takes long: everybody once, and the
+        hasty ones for as long as they ask again at once, for a moment."""
+        self._answer_all(0)
+        self._answer_hasty()
 
     def _answer_all(self, timeout: float | None) -> None:
-        """Answer those who are ready within so many seconds. The hasty ones do not wait for all of
-        the others."""
+        """Answer those who are ready within so many seconds; where many answers take long, the
+        hasty ones have their turns between them."""
         ready = self._epoll.poll(timeout, _MOST_EVENTS)
         ends = time.monotonic() + _INTERLUDE_S
         for descriptor, _ in ready:
             self._answer(descriptor)
             if time.monotonic() > ends:
-                self.interlude()
+                self._answer_hasty()
                 ends = time.monotonic() + _INTERLUDE_S
+
+    def _answer_hasty(self) -> None:
+        hasty, wait_s = set(self._hasty), 0.0
+        ends = time.monotonic() + _INTERLUDE_S
+        while hasty and time.monotonic() < ends:
+            again, _, _ = select.select(hasty, [], [], wait_s)  # epoll has no such short times
+            for descriptor in again:
+                self._answer(descriptor)
+            hasty, wait_s = set(again), _AGAIN_S
 
     def _answer(self, descriptor: int) -> None:
         answer = self._answers.get(descriptor, _not_any_more)

@@ -100,7 +100,15 @@ async def serve_control(
                 await connection.hang_up()
                 places.release()
 
-    await trio.serve_listeners(serve, [listener])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mapper.unmap_unused, partial(_pause, attendant))
+        await trio.serve_listeners(serve, [listener])
+
+
+async def _pause(attendant: Attendant) -> None:
+    """Let everybody else run, in the middle of what takes long."""
+    attendant.interlude()
+    await trio.lowlevel.checkpoint()
 
 
 def _connection_limit() -> int:
@@ -344,9 +352,7 @@ class Connection:
             self._do_work()
 
     async def _pause(self) -> None:
-        """Let everybody else run."""
-        self._attendant.interlude()
-        await trio.lowlevel.checkpoint()
+        await _pause(self._attendant)
 
     def _reply(self, call: Call, result: object) -> None:
         if call.id is not UNSET:

@@ -67,6 +67,7 @@ def sharing(job: Job, request: m.ViewSharing) -> Work[m.Sharing]:
             for start, size in of_process:
                 pages = yield from _classes(job, classes, process.pid, start, size)
                 mappings.append(m.SharedMapping(start, pages))
+                yield  # even where `limit` leaves no pages
             shared.append(m.SharedProcess(process.pid, process.name, mappings))
     return m.Sharing(shared)
 
