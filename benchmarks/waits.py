@@ -61,7 +61,8 @@ class Client:
 
     def close(self) -> None:
         """Hang up, also for a process that was forked meanwhile."""
-        self.stream.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # it may be closed
+            self.stream.shutdown(socket.SHUT_RDWR)
         self.stream.close()
 
     def ask(self, request: m.Request[Any], descriptors: Iterable[int] = ()) -> Any:
