@@ -12,8 +12,9 @@ import mmap
 import os
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Final
+
+import trio
 
 from dksmfs.control.events import Bell
 from dksmfs.control.job import Memory
@@ -27,7 +28,8 @@ MAX_MAPPED: Final = 1 << 14
 """Memfds mapped at the same time: a quarter of the mappings that Linux allows a process."""
 
 _PIECE_SIZE: Final = 1 << 24
-"""Bytes that are unmapped between two pauses: for each page that was read, munmap(2) takes time."""
+"""Bytes of one munmap(2), which takes time for each page that was read. Meanwhile nothing can be
+mapped."""
 
 _PAGE_SIZE: Final = 4096
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -67,14 +69,14 @@ class MemoryMapper:
         weakref.finalize(array, self._unmap, address, size).atexit = False
         return memoryview(array).cast("B").toreadonly()
 
-    async def unmap_unused(self, pause: Callable[[], Awaitable[None]]) -> None:
-        """Unmap large memory that is no longer used, with pauses, until cancelled."""
+    async def unmap_unused(self) -> None:
+        """Unmap large memory that is no longer used, until cancelled.
+
+        A thread does it: the last one who maps a memfd waits until the kernel has freed it all.
+        """
         while True:
             while self._unused:
-                address, size = self._unused.popleft()
-                for at in range(0, size, _PIECE_SIZE):
-                    _LIBC.munmap(address + at, min(_PIECE_SIZE, size - at))
-                    await pause()
+                await trio.to_thread.run_sync(_munmap, *self._unused.popleft())
                 self._mapped -= 1
             await self._bell.wait()
 
@@ -86,6 +88,11 @@ class MemoryMapper:
         else:
             _LIBC.munmap(address, size)
             self._mapped -= 1
+
+
+def _munmap(address: int, size: int) -> None:
+    for at in range(0, size, _PIECE_SIZE):
+        _LIBC.munmap(address + at, min(_PIECE_SIZE, size - at))
 
 
 def _check(descriptor: int) -> tuple[int, bool]:

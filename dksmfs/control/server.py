@@ -101,7 +101,7 @@ async def serve_control(
                 places.release()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(mapper.unmap_unused, partial(_pause, attendant))
+        nursery.start_soon(mapper.unmap_unused)
         await trio.serve_listeners(serve, [listener])
 
 
@@ -137,6 +137,8 @@ class Connection:
         self._bell = bell
         self._attendant = attendant
         self._caller = Caller()
+        self._peer = select.poll()
+        self._peer.register(stream, select.POLLHUP)
         self._buffer = LineBuffer()
         self._lines: deque[bytes | None] = deque()
         self._descriptors: deque[int] = deque()
@@ -272,7 +274,8 @@ class Connection:
     async def _answer_in_turn(self, call: Call) -> None:
         """Answer a request that has to wait until somebody else has done with the machine."""
         await self._exclusive.acquire()
-        self._begin(call)
+        if not self._is_client_gone():
+            self._begin(call)
         await self._finish_change()
 
     def _begin(self, call: Call) -> bool:
@@ -337,19 +340,21 @@ class Connection:
 
     async def _work_on(self, *, changes: bool) -> None:
         """Do the rest of the work, and let others run after each turn."""
-        peer = select.poll()
-        peer.register(self._stream, select.POLLHUP)
         while self._work is not None:
-            if not self._caller.gone and peer.poll(0):
-                self._caller.gone = self._at_end = True
-                self._lines.clear()
-            if self._caller.gone and not changes:
+            if self._is_client_gone() and not changes:
                 self._work = None
                 return
             if changes:
                 self._bell.ring()
             await self._pause()
             self._do_work()
+
+    def _is_client_gone(self) -> bool:
+        """Whether the client has closed the connection: what it asked for is dropped, then."""
+        if not self._caller.gone and self._peer.poll(0):
+            self._caller.gone = self._at_end = True
+            self._lines.clear()
+        return self._caller.gone
 
     async def _pause(self) -> None:
         await _pause(self._attendant)
