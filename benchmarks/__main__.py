@@ -26,6 +26,7 @@ NAMES = {
     "scale": "millions of pages: time and memory a page",
     "mount": "reading the files, against a daemon in C and real sysfs",
     "reads_under_load": "reading the files while clients keep the machine busy",
+    "waits": "reading the files while another client asks for very much",
     "socket": "requests, against bare echo servers",
     "start": "the daemon and the machine: start, memory, rest",
     "replay": "all recordings",

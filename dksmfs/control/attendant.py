@@ -114,27 +114,36 @@ class Attendant(trio.abc.Instrument):
     def interlude(self) -> None:
         """Answer those who ask, in the middle of a task that takes long: everybody once, and the
         hasty ones for as long as they ask again at once, for a moment."""
-        hasty = self._hasty.intersection(descriptor for descriptor, _ in self._answer_all(0))
+        self._answer_all(0)
+        self._answer_hasty()
+
+    def _answer_all(self, timeout: float | None) -> None:
+        """Answer those who are ready within so many seconds; where many answers take long, the
+        hasty ones have their turns between them."""
+        ready = self._epoll.poll(timeout, _MOST_EVENTS)
+        ends = time.monotonic() + _INTERLUDE_S
+        for descriptor, _ in ready:
+            self._answer(descriptor)
+            if time.monotonic() > ends:
+                self._answer_hasty()
+                ends = time.monotonic() + _INTERLUDE_S
+
+    def _answer_hasty(self) -> None:
+        hasty, wait_s = set(self._hasty), 0.0
         ends = time.monotonic() + _INTERLUDE_S
         while hasty and time.monotonic() < ends:
-            again, _, _ = select.select(hasty, [], [], _AGAIN_S)  # epoll has no such short times
-            hasty = set(again)
-            self._answer([(descriptor, select.EPOLLIN) for descriptor in hasty])
+            again, _, _ = select.select(hasty, [], [], wait_s)  # epoll has no such short times
+            for descriptor in again:
+                self._answer(descriptor)
+            hasty, wait_s = set(again), _AGAIN_S
 
-    def _answer_all(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Answer those who are ready within so many seconds; return who they are, as epoll does."""
-        ready = self._epoll.poll(timeout, _MOST_EVENTS)
-        self._answer(ready)
-        return ready
-
-    def _answer(self, ready: list[tuple[int, int]]) -> None:
-        for descriptor, _ in ready:
-            answer = self._answers.get(descriptor, _not_any_more)
-            try:
-                if answer():
-                    self._let_go_on(descriptor, outcome.Value(None))
-            except BaseException as error:
-                self._let_go_on(descriptor, outcome.Error(error))
+    def _answer(self, descriptor: int) -> None:
+        answer = self._answers.get(descriptor, _not_any_more)
+        try:
+            if answer():
+                self._let_go_on(descriptor, outcome.Value(None))
+        except BaseException as error:
+            self._let_go_on(descriptor, outcome.Error(error))
 
     def _let_go_on(self, descriptor: int, result: outcome.Outcome[None]) -> None:
         task = self._tasks[descriptor]

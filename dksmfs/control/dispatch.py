@@ -1,11 +1,12 @@
 """Joins each request to what the machine does about it: `TABLE` is the only place that does.
 
-No I/O and no waiting, so a request can be handled without any socket. A handler that takes long
-is a generator: it yields between slices, and what it returns is the reply.
+No I/O and no waiting, so a request can be handled without any socket. A handler checks what can be
+checked at once. It returns the reply, or, if it may take long, work that pauses and returns the
+reply.
 """
 
 import errno
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from types import GeneratorType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -22,11 +23,12 @@ from dksmfs.control.recorder import Recorder
 from dksmfs.control.wire import INVALID_PARAMS, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import ADVICE, Machine
+from dksmfs.kernel.pausing import Work, finished, pausing
 from dksmfs.kernel.sysfs.attribute import Attribute, Directory
 from dksmfs.kernel.units import PAGE_SIZE
 
 R = TypeVar("R")
-Steps = Generator[None, None, R]
+T = TypeVar("T")
 Handler = Callable[[Job, Any], Any]
 
 DONE: Final = m.Done()
@@ -57,22 +59,15 @@ class Dispatcher:
     ) -> R:
         """Carry out `request` to its end. Without a caller, processes it starts are detached."""
         outcome = self.start(request, caller, memory)
-        if not isinstance(outcome, GeneratorType):
-            return cast(R, outcome)
-        while True:
-            try:
-                next(outcome)
-            except StopIteration as stop:
-                result: R = stop.value
-                return result
+        return finished(outcome) if isinstance(outcome, GeneratorType) else cast(R, outcome)
 
     def start(
         self,
         request: m.Request[R],
         caller: Caller | None = None,
         memory: Sequence[Memory | LiveMemory] = (),
-    ) -> R | Steps[R]:
-        """Carry out `request`, or return its steps if it may take long.
+    ) -> R | Work[R]:
+        """Carry out `request`, or return the work that does, if it may take long.
 
         OSError is the kernel's refusal; ProtocolError is ours, and nothing has happened then.
         """
@@ -87,7 +82,7 @@ class Dispatcher:
         request: m.Request[R],
         caller: Caller | None,
         memory: Sequence[Memory | LiveMemory],
-    ) -> R | Steps[R]:
+    ) -> R | Work[R]:
         row = TABLE[type(request)]
         if row.changes and isinstance(request, m.OfProcess):
             self.owners.check(request.pid, caller)
@@ -102,7 +97,7 @@ class Dispatcher:
             files=self.files,
         )
         try:
-            outcome: R | Steps[R] = row.handler(job, request)
+            outcome: R | Work[R] = row.handler(job, request)
         except ValueError as error:
             raise ProtocolError(INVALID_PARAMS, str(error)) from None
         return outcome
@@ -111,25 +106,32 @@ class Dispatcher:
         """Whether `request` may change the machine, and so has to wait for its turn."""
         return TABLE[type(request)].changes
 
-    def hang_up(self, caller: Caller) -> None:
+    @pausing
+    def hang_up(self, caller: Caller) -> Work[None]:
         """The caller is gone: its processes exit, as if killed."""
         for pid in self.owners.pids(caller):
-            self.handle(m.Exit(pid), caller)
+            exiting = self.start(m.Exit(pid), caller)
+            assert isinstance(exiting, GeneratorType)
+            yield from exiting
         if self.recorder is not None:
             self.recorder.hang_up(caller)
 
 
-def _done(method: Callable[..., None]) -> Handler:
+def _done(method: pausing[Machine, ..., None]) -> Handler:
     """A request whose members are the arguments of a method of the machine."""
 
-    def handler(job: Job, request: m.Request[Any]) -> m.Done:
-        method(job.machine, *astuple(request))
-        return DONE
+    def handler(job: Job, request: m.Request[Any]) -> Work[m.Done]:
+        return _replied(method.work(job.machine, *astuple(request)), lambda _: DONE)
 
     return handler
 
 
-def _populating(method: Callable[..., None]) -> Handler:
+def _replied(work: Work[T], reply: Callable[[T], R]) -> Work[R]:
+    """Work whose result becomes a reply."""
+    return reply((yield from work))
+
+
+def _populating(method: pausing[Machine, ..., None]) -> Handler:
     """Like `_done`, for a range in which pages come into being."""
     done = _done(method)
 
@@ -147,22 +149,22 @@ def _spawn(job: Job, request: m.Spawn) -> m.Spawned:
     return m.Spawned(pid)
 
 
-def _fork(job: Job, request: m.Fork) -> m.Spawned:
+def _fork(job: Job, request: m.Fork) -> Work[m.Spawned]:
     job.owners.check_limit()
-    pid = job.machine.fork(request.pid, request.name)
+    pid = yield from job.machine.fork.work(request.pid, request.name)
     job.owners.add(pid, job.owners.of(request.pid))
     return m.Spawned(pid)
 
 
-def _exit(job: Job, request: m.Exit) -> m.Done:
-    job.followed.exit(job.machine, request.pid)
+def _exit(job: Job, request: m.Exit) -> Work[m.Done]:
+    yield from job.followed.exit(job.machine, request.pid)
     job.owners.forget(request.pid)
     return DONE
 
 
-def _mmap(job: Job, request: m.Mmap) -> m.Mapped:
+def _mmap(job: Job, request: m.Mmap) -> Work[m.Mapped]:
     content = None if request.content is None else job.content(request.content, request.length)
-    address = job.machine.mmap(
+    work = job.machine.mmap.work(
         request.pid,
         request.length,
         prot=request.prot,
@@ -171,34 +173,35 @@ def _mmap(job: Job, request: m.Mmap) -> m.Mapped:
         file=request.file,
         content=content,
     )
-    return m.Mapped(address)
+    return _replied(work, m.Mapped)
 
 
-def _mremap(job: Job, request: m.Mremap) -> m.Mapped:
-    return m.Mapped(job.machine.mremap(*astuple(request)))
+def _mremap(job: Job, request: m.Mremap) -> Work[m.Mapped]:
+    return _replied(job.machine.mremap.work(*astuple(request)), m.Mapped)
 
 
-def _madvise(job: Job, request: m.Madvise) -> Steps[m.Done]:
-    following.reap(job)
+def _madvise(job: Job, request: m.Madvise) -> Work[m.Done]:
+    yield from following.reap(job)
     advice = ADVICE[request.advice] if isinstance(request.advice, str) else request.advice
-    yield from job.machine.madvise_slices(request.pid, request.address, request.length, advice)
+    work = job.machine.madvise.work(request.pid, request.address, request.length, advice)
+    yield from job.until_killed(work) if advice == ADVICE["mergeable"] else work
     return DONE
 
 
-def _read(job: Job, request: m.Read) -> m.Bytes:
-    return m.Bytes(job.machine.read(request.pid, request.address, request.length))
+def _read(job: Job, request: m.Read) -> Work[m.Bytes]:
+    return _replied(job.machine.read.work(*astuple(request)), m.Bytes)
 
 
-def _fill(job: Job, request: m.Fill) -> m.Done:
+def _fill(job: Job, request: m.Fill) -> Work[m.Done]:
     content = job.content(request.content, request.length)
-    job.machine.fill(request.pid, request.address, request.length, content)
-    return DONE
+    work = job.machine.fill.work(request.pid, request.address, request.length, content)
+    return _replied(work, lambda _: DONE)
 
 
-def _mkfile(job: Job, request: m.Mkfile) -> m.Done:
+def _mkfile(job: Job, request: m.Mkfile) -> Work[m.Done]:
     content = job.content(request.content, request.pages * PAGE_SIZE)
-    job.machine.mkfile(request.file, request.pages, content)
-    return DONE
+    work = job.machine.mkfile.work(request.file, request.pages, content)
+    return _replied(work, lambda _: DONE)
 
 
 def _attribute(job: Job, name: str) -> Attribute:
@@ -232,9 +235,8 @@ def _recorder(job: Job) -> Recorder:
     return job.recorder
 
 
-def _record_start(job: Job, request: m.StartRecording) -> m.Done:
-    _recorder(job).start(request.name, job.caller)
-    return DONE
+def _record_start(job: Job, request: m.StartRecording) -> Work[m.Done]:
+    return _replied(_recorder(job).start(request.name, job.caller), lambda _: DONE)
 
 
 def _record_stop(job: Job, request: m.StopRecording) -> m.RecordingStopped:

@@ -12,7 +12,6 @@ import trio
 
 from dksmfs.control import messages as m
 from dksmfs.control.files import Files
-from dksmfs.control.rehearsal import MAX_LISTED
 from dksmfs.control.replies import Stats
 from dksmfs.control.views import statistics
 from dksmfs.injection import Access
@@ -20,6 +19,10 @@ from dksmfs.kernel.machine import Machine
 
 SETTLING_S: Final = 0.05
 """A program that has looked at a file opens it within this time, or only wanted to look."""
+
+
+_ACCESSES_AT_ONCE: Final = 100
+"""Accesses that are told before everybody else has a turn."""
 
 
 class Bell:
@@ -69,6 +72,6 @@ class Teller:
                 self._stats = now
                 yield "stats", now
         if self._files is not None:
-            for access in self._files.accesses(self._number, MAX_LISTED, SETTLING_S)[0]:
+            for access in self._files.accesses(self._number, _ACCESSES_AT_ONCE, SETTLING_S)[0]:
                 self._number = access.number
                 yield "access", access

@@ -10,6 +10,7 @@ from dksmfs.control import messages as m
 from dksmfs.control.rehearsal import Accesses, Faults, MachineReset
 from dksmfs.injection import Access, Fault, Kind
 from dksmfs.kernel.errors import kernel_error
+from dksmfs.kernel.pausing import Work
 
 if TYPE_CHECKING:
     from dksmfs.control.job import Job
@@ -48,16 +49,15 @@ class Files(Protocol):
         `older_than_s` seconds are taken to be all that the program wanted."""
 
 
-def reset(job: "Job", request: m.Reset) -> MachineReset:
-    """The machine becomes as new."""
+def reset(job: "Job", request: m.Reset) -> Work[MachineReset]:
+    """The machine becomes as new; what it had is freed, with pauses."""
     if job.recorder is not None and job.caller is not None:
         job.recorder.hang_up(job.caller)  # its own recording ends with what it is about
     if job.recorder is not None and job.recorder.active:
         raise kernel_error(errno.EBUSY, "a recording is on its way: end that one first")
-    for process in job.machine.processes():
-        job.followed.exit(job.machine, process.pid)
-        job.owners.forget(process.pid)
-    job.machine.reset(request.thp or job.machine.thp)
+    job.followed.clear()
+    job.owners.clear()
+    yield from job.machine.reset.work(request.thp or job.machine.thp)
     if job.files is None:
         return MachineReset(0)
     job.files.renew()

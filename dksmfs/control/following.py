@@ -5,13 +5,13 @@ between, its pages are read where they are, so one that its owner changed is fou
 """
 
 import errno
-from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from dksmfs.control import messages as m
+from dksmfs.control.in_parts import in_parts
 from dksmfs.control.limits import ThpMode
 from dksmfs.control.live import CHUNK_PAGES, LiveMemory
 from dksmfs.control.replies import Advised, Done
@@ -19,13 +19,15 @@ from dksmfs.kernel.calls.follow import Area, Mapping, follow_mappings, follow_pa
 from dksmfs.kernel.calls.madvise import Advice
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.memory.vma import Kind, VmaFlag, parse_prot
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
 
 if TYPE_CHECKING:
     from dksmfs.control.job import Job
 
-_PAGES_AT_ONCE = 1 << 16  # of a pagemap: half a megabyte
+_PAGES_AT_ONCE = 1 << 13  # of a pagemap, which the kernel fills in about a millisecond
 
 _HUGEPAGE = {None: VmaFlag.NONE, True: VmaFlag.HUGEPAGE, False: VmaFlag.NOHUGEPAGE}
 
@@ -43,8 +45,7 @@ class Followed:
             raise kernel_error(errno.EBUSY, f"process {pid} follows a real process already")
         self._memories[pid] = memory
         if parent in self._memories:
-            known = self._memories[parent].frames
-            memory.frames = {area: frames.copy() for area, frames in known.items()}
+            memory.frames = self._memories[parent].frames.copy()
 
     def of(self, pid: int) -> LiveMemory:
         """The memory that a process follows; EINVAL if it follows none."""
@@ -52,10 +53,16 @@ class Followed:
             raise kernel_error(errno.EINVAL, f"process {pid} follows no real process")
         return self._memories[pid]
 
-    def exit(self, machine: Machine, pid: int) -> None:
+    def clear(self) -> None:
+        """All processes are gone."""
+        for memory in self._memories.values():
+            memory.close()
+        self._memories.clear()
+
+    def exit(self, machine: Machine, pid: int) -> Work[None]:
         """End a process, following or not. Frames that others share with it are read from their
         memory from now on."""
-        machine.exit(pid)
+        yield from machine.exit.work(pid)
         gone = self._memories.pop(pid, None)
         if gone is None:
             return
@@ -65,6 +72,7 @@ class Followed:
             for lost in gone.contents():
                 chunk = lost.first // CHUNK_PAGES
                 take_over(mm, lost, memory.content(chunk), lost.first)
+                yield
 
     def ended(self) -> list[int]:
         """The processes whose real ones have exited, or executed another program."""
@@ -75,11 +83,12 @@ class Followed:
         return bool(self._memories)
 
 
-def follow(job: "Job", request: m.Follow) -> Done:
+def follow(job: "Job", request: m.Follow) -> Work[Done]:
     """Let a simulated process follow the real one behind the descriptors that came along."""
     (memory,) = job.memory
     assert isinstance(memory, LiveMemory)
-    parents = {info.pid: info.parent for info in job.machine.processes()}
+    processes = yield from job.machine.processes.work()
+    parents = {info.pid: info.parent for info in processes}
     if request.pid not in parents:
         memory.close()
         raise kernel_error(errno.ESRCH, f"there is no process {request.pid}")
@@ -87,24 +96,26 @@ def follow(job: "Job", request: m.Follow) -> Done:
     return Done()
 
 
-def advise(job: "Job", request: m.Advise) -> Generator[None, None, Advised]:
+def advise(job: "Job", request: m.Advise) -> Work[Advised]:
     """Bring the address space up to date, then advertise the range."""
     machine, dksm = job.machine, job.machine.dksm
     memory = job.followed.of(request.pid)
-    reap(job)
+    yield from reap(job)
     scanned, merged, failed = dksm.pages_scanned, dksm.pages_merged, dksm.merging_failed
     saved = 0
     if request.mappings is not None:
-        wanted = [_mapping(real) for real in request.mappings]
+        wanted = yield from in_parts(_mapping, request.mappings)
         follow_mappings(machine.address_space(request.pid), wanted)
     if dksm.run:
-        yield from _follow(job, request, memory)
-        before = _frames(machine, request)
+        yield from job.until_killed(_follow(job, request, memory))
+        before = yield from _frames(machine, request)
+        advertising = machine.madvise.work(
+            request.pid, request.address, request.length, Advice.MERGEABLE
+        )
         with suppress(OSError):  # ENOMEM for holes: what is mapped was advertised all the same
-            yield from machine.madvise_slices(
-                request.pid, request.address, request.length, Advice.MERGEABLE
-            )
-        saved = int(np.count_nonzero(before != _frames(machine, request)))
+            yield from job.until_killed(advertising)
+        after = yield from _frames(machine, request)
+        saved = sum(map(_differing, before, after))
     return Advised(
         dksm.pages_scanned - scanned,
         dksm.pages_merged - merged,
@@ -114,25 +125,23 @@ def advise(job: "Job", request: m.Advise) -> Generator[None, None, Advised]:
     )
 
 
-def reap(job: "Job") -> None:
+def reap(job: "Job") -> Work[None]:
     """End the processes whose real ones have ended: their frames are free by now."""
     for pid in job.followed.ended():
-        job.followed.exit(job.machine, pid)
+        yield from job.followed.exit(job.machine, pid)
         job.owners.forget(pid)
 
 
-def _follow(job: "Job", request: m.Advise, memory: LiveMemory) -> Iterator[None]:
-    mm = job.machine.address_space(request.pid)
-    start, end = request.address // PAGE_SIZE, -(-(request.address + request.length) // PAGE_SIZE)
-    for vma in mm.vmas.overlapping(start, end):
-        low = max(start, vma.start) // HUGE_PAGES * HUGE_PAGES
-        high = -(-min(end, vma.end) // HUGE_PAGES) * HUGE_PAGES
+def _follow(job: "Job", request: m.Advise, memory: LiveMemory) -> Work[None]:
+    for start, end in _mapped(job.machine, request):
+        low = start // HUGE_PAGES * HUGE_PAGES
+        high = -(-end // HUGE_PAGES) * HUGE_PAGES
         for at in range(low, high, _PAGES_AT_ONCE):
-            _follow_part(job, request.pid, memory, at, min(at + _PAGES_AT_ONCE, high))
+            yield from _follow_part(job, request.pid, memory, at, min(at + _PAGES_AT_ONCE, high))
             yield
 
 
-def _follow_part(job: "Job", pid: int, memory: LiveMemory, start: int, end: int) -> None:
+def _follow_part(job: "Job", pid: int, memory: LiveMemory, start: int, end: int) -> Work[None]:
     """Follow whole areas: page tables are shared with what else is mapped in them."""
     mm = job.machine.address_space(pid)
     entries = memory.entries(start, end)
@@ -148,12 +157,28 @@ def _follow_part(job: "Job", pid: int, memory: LiveMemory, start: int, end: int)
         changed = memory.changed(area, areas[at])
         indices = np.arange(HUGE_PAGES) + first - content.first
         follow_pages(mm, Area(first, states, changed, content, indices))
+        yield
 
 
-def _frames(machine: Machine, request: m.Advise) -> "np.typing.NDArray[np.int64]":
-    """The frames of the present pages in the range."""
+def _frames(machine: Machine, request: m.Advise) -> Work[list[Pfns]]:
+    """The frames of the present pages in the range, a piece at a time."""
+    tables, found = machine.address_space(request.pid).tables, list[Pfns]()
+    for start, end in _mapped(machine, request):
+        for at in range(start, end, _PAGES_AT_ONCE):
+            found.append(tables.present_frames(at, min(at + _PAGES_AT_ONCE, end)))
+            yield
+    return found
+
+
+def _differing(before: Pfns, after: Pfns) -> int:
+    return int(np.count_nonzero(before != after))
+
+
+def _mapped(machine: Machine, request: m.Advise) -> list[tuple[int, int]]:
+    """The parts of the range that are mapped, in pages."""
     start, end = request.address // PAGE_SIZE, -(-(request.address + request.length) // PAGE_SIZE)
-    return machine.address_space(request.pid).tables.present_frames(start, end)
+    vmas = machine.address_space(request.pid).vmas.overlapping(start, end)
+    return [(max(start, vma.start), min(end, vma.end)) for vma in vmas]
 
 
 def _mapping(real: m.RealMapping) -> Mapping:

@@ -17,6 +17,7 @@ from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.sysfs.attribute import Directory
 from dksmfs.kernel.units import PAGE_SIZE
 
@@ -31,6 +32,14 @@ MAX_PROCESSES: Final = 1 << 15
 class Caller:
     """One connection, as the owner of the processes that it starts."""
 
+    def __init__(self) -> None:
+        self.gone = False
+        """Whether the client has closed it, or was killed."""
+
+
+class KilledError(Exception):
+    """A call stopped where it was, because its process was killed."""
+
 
 class Memory(NamedTuple):
     """Content that came as a descriptor; unstable if somebody may go on writing it."""
@@ -44,6 +53,10 @@ class Owners:
 
     def __init__(self) -> None:
         self._callers: dict[int, Caller | None] = {}
+
+    def clear(self) -> None:
+        """All processes are gone."""
+        self._callers.clear()
 
     def add(self, pid: int, caller: Caller | None) -> None:
         """Note whose a new process is."""
@@ -91,6 +104,14 @@ class Job(Struct, frozen=True):
     followed: Followed
     recorder: "Recorder | None" = None
     files: "Files | None" = None
+
+    def until_killed(self, work: Work[None]) -> Work[None]:
+        """Work that stops at a pause once the caller is gone (`KilledError`), as a system call
+        does that looks for fatal signals."""
+        for _ in work:
+            if self.caller is not None and self.caller.gone:
+                raise KilledError
+            yield
 
     def content(self, wanted: WantedContent, size: int) -> Content:
         """The content for `size` bytes of pages."""

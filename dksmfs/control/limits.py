@@ -23,12 +23,12 @@ MAX_LENGTH: Final = 1 << 47
 """Bytes of a mapping: all that an x86-64 process can address."""
 
 MAX_POPULATED: Final = 1 << 34
-"""Bytes that one request may bring into being (16 GiB): everybody else waits while their pages
-are made. Larger requests get ENOMEM, as on a machine of that size."""
+"""Bytes that one request may bring into being (16 GiB): other changes wait while their pages are
+made. Larger requests get ENOMEM, as on a machine of that size."""
 
 MAX_VIEW: Final = 1 << 26
-"""Bytes of address space in one pagemap or contents reply (16,384 pages): other clients wait
-while it is built."""
+"""Bytes of address space in one pagemap or contents reply (16,384 pages), which is kept until it
+is sent."""
 
 MAX_SHARING: Final = 1 << 18
 """Pages in one sharing reply, over all processes; a larger one gets EMSGSIZE."""

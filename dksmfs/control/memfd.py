@@ -11,8 +11,12 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections import deque
 from typing import Final
 
+import trio
+
+from dksmfs.control.events import Bell
 from dksmfs.control.job import Memory
 from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.kernel.errors import kernel_error
@@ -23,6 +27,10 @@ MAX_HOLES: Final = 1 << 30
 MAX_MAPPED: Final = 1 << 14
 """Memfds mapped at the same time: a quarter of the mappings that Linux allows a process."""
 
+_PIECE_SIZE: Final = 1 << 24
+"""Bytes of one munmap(2), which takes time for each page that was read. Meanwhile nothing can be
+mapped."""
+
 _PAGE_SIZE: Final = 4096
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -32,10 +40,13 @@ _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 
 class MemoryMapper:
-    """Maps memfds, and counts those that are still in use."""
+    """Maps memfds, and counts those that are still mapped."""
 
     def __init__(self) -> None:
         self._mapped = 0
+        self._unused: deque[tuple[int, int]] = deque()
+        """Address and size of large mappings that nobody uses any more."""
+        self._bell = Bell()
 
     def map(self, descriptor: int) -> Memory:
         """Map the memfd behind `descriptor`, which the caller may close afterwards."""
@@ -58,9 +69,30 @@ class MemoryMapper:
         weakref.finalize(array, self._unmap, address, size).atexit = False
         return memoryview(array).cast("B").toreadonly()
 
+    async def unmap_unused(self) -> None:
+        """Unmap large memory that is no longer used, until cancelled.
+
+        A thread does it: the last one who maps a memfd waits until the kernel has freed it all.
+        """
+        while True:
+            while self._unused:
+                await trio.to_thread.run_sync(_munmap, *self._unused.popleft())
+                self._mapped -= 1
+            await self._bell.wait()
+
     def _unmap(self, address: int, size: int) -> None:
-        _LIBC.munmap(address, size)
-        self._mapped -= 1
+        """Unmap memory that is no longer used, at once if it is small."""
+        if size > _PIECE_SIZE:
+            self._unused.append((address, size))
+            self._bell.ring()
+        else:
+            _LIBC.munmap(address, size)
+            self._mapped -= 1
+
+
+def _munmap(address: int, size: int) -> None:
+    for at in range(0, size, _PIECE_SIZE):
+        _LIBC.munmap(address + at, min(_PIECE_SIZE, size - at))
 
 
 def _check(descriptor: int) -> tuple[int, bool]:

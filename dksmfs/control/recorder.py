@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from dksmfs.control.job import Caller
 from dksmfs.control.messages import RecordedPart, RecordingStopped, Request
+from dksmfs.kernel.pausing import Work
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ class Recorder(Protocol):
     active: bool
     """Whether it records: only then changes are handed to it."""
 
-    def start(self, name: str, caller: Caller | None) -> None:
+    def start(self, name: str, caller: Caller | None) -> Work[None]:
         """Begin; OSError EBUSY if somebody else records, or in a state that cannot be recorded."""
 
     def stop(self, caller: Caller | None, *, go_on: bool = False) -> RecordingStopped:
@@ -33,4 +34,4 @@ class Recorder(Protocol):
     def observe(
         self, request: Request[Any], memory: Sequence[object], carry_out: Callable[[], T]
     ) -> T:
-        """Carry out a request, and note what came of it."""
+        """Carry out a request, or return the work that does, and note what came of it."""

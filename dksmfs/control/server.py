@@ -1,11 +1,11 @@
 """The socket: each connection has its requests answered, in order.
 
 Any number of connections at once. What need not wait is answered by `Connection.answer`, which the
-attendant calls between trio's turns; what has to is left to the connection's task. A request that
-changes the machine must not come between the steps of another, who holds `exclusive` then. If that
-is free, it is done at once, and need not be taken: nobody runs meanwhile. A request that has more
-than one step takes it, keeps it and lets everybody else run between its steps, so those who only
-look never wait for it. Nothing is read from a client that does not take its replies.
+attendant calls between trio's turns; what has to is left to the connection's task. Work that takes
+longer than a turn pauses after each turn, and everybody else runs. If it changes the machine, it
+holds `exclusive` until its end, and other changes wait. If `exclusive` is free, a change that is
+done within a turn need not take it: nobody runs meanwhile. Those who look never take it, so they
+wait for nobody. Nothing is read from a client that does not take its replies.
 """
 
 import array
@@ -28,10 +28,10 @@ from msgspec import UNSET
 
 from dksmfs.control import wire
 from dksmfs.control.attendant import Attendant
-from dksmfs.control.dispatch import Dispatcher, Steps
+from dksmfs.control.dispatch import Dispatcher
 from dksmfs.control.events import Bell, Teller
 from dksmfs.control.files import Files
-from dksmfs.control.job import Caller, Memory
+from dksmfs.control.job import Caller, KilledError, Memory
 from dksmfs.control.limits import MAX_DESCRIPTORS
 from dksmfs.control.live import LiveMemory
 from dksmfs.control.memfd import MemoryMapper
@@ -41,6 +41,7 @@ from dksmfs.control.stream import Company, Stream
 from dksmfs.control.wire import Call, LineBuffer, ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.sysfs.attribute import Directory
 
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
@@ -99,7 +100,15 @@ async def serve_control(
                 await connection.hang_up()
                 places.release()
 
-    await trio.serve_listeners(serve, [listener])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mapper.unmap_unused)
+        await trio.serve_listeners(serve, [listener])
+
+
+async def _pause(attendant: Attendant) -> None:
+    """Let everybody else run, in the middle of what takes long."""
+    attendant.interlude()
+    await trio.lowlevel.checkpoint()
 
 
 def _connection_limit() -> int:
@@ -128,13 +137,15 @@ class Connection:
         self._bell = bell
         self._attendant = attendant
         self._caller = Caller()
+        self._peer = select.poll()
+        self._peer.register(stream, select.POLLHUP)
         self._buffer = LineBuffer()
         self._lines: deque[bytes | None] = deque()
         self._descriptors: deque[int] = deque()
         self._replies = bytearray()
         self._subscription: Subscribe | None = None
         self._at_end = False
-        self._steps: Steps[Any] | None = None
+        self._work: Work[None] | None = None
         self._waiting: Waiting | None = None
 
     async def serve(self) -> None:
@@ -173,7 +184,7 @@ class Connection:
             if len(self._replies) > _REPLIES_SIZE:
                 return self._flush
             if self._lines and time.perf_counter() > turn_ends:
-                return trio.lowlevel.checkpoint
+                return self._pause
         if self._replies:
             self._stream.send(self._replies)
         if self._replies:
@@ -195,6 +206,7 @@ class Connection:
                     for name, content in await teller.wait():
                         self._replies += wire.encode_event(name, content)
                     await self._flush()
+                    await self._pause()
             nursery.cancel_scope.cancel()
         self._subscription, self._at_end = None, True
 
@@ -209,11 +221,11 @@ class Connection:
     async def hang_up(self) -> None:
         """Close what is open; the client's processes exit, whatever it was doing."""
         self._close_descriptors()
-        self._give_up_steps()
+        self._caller.gone = True
         with trio.CancelScope(shield=True):
-            async with self._exclusive:
-                self._dispatcher.hang_up(self._caller)
-        self._bell.ring()
+            await self._exclusive.acquire()
+            self._work = self._dispatcher.hang_up.work(self._caller)
+            await self._finish_change()
 
     def _receive(self) -> None:
         data, ancillary, flags, _ = self._stream.receive(_ANCILLARY_SIZE)
@@ -254,66 +266,98 @@ class Connection:
             self._bell.ring()
         if not more:
             return None
+        if not changes:
+            return self._finish_look
         self._exclusive.acquire_nowait()  # nobody has run since we saw that it is free
-        return partial(self._finish, call)
+        return self._finish_change
 
     async def _answer_in_turn(self, call: Call) -> None:
         """Answer a request that has to wait until somebody else has done with the machine."""
         await self._exclusive.acquire()
-        if self._begin(call):
-            await self._finish(call)
-        else:
-            self._exclusive.release()
-            self._bell.ring()
+        if not self._is_client_gone():
+            self._begin(call)
+        await self._finish_change()
 
     def _begin(self, call: Call) -> bool:
-        """Answer a request, or take its first steps; tell whether there are more (`_steps`)."""
+        """Answer a request, or do its work for a turn; tell whether there is more of it."""
         try:
             outcome = self._dispatcher.start(call.request, self._caller, self._memory(call))
-            if isinstance(outcome, GeneratorType):
-                turn_ends = time.perf_counter() + _TURN_S
-                while time.perf_counter() < turn_ends:
-                    next(outcome)
-                self._steps = outcome
-                return True
-        except StopIteration as stop:
-            self._reply(call, stop.value)
         except Exception as error:
             self._refuse(call, error)
-        else:
-            self._reply(call, outcome)
-            if type(call.request) is Subscribe:
-                self._subscription = call.request
+            return False
+        if isinstance(outcome, GeneratorType):
+            self._work = self._replying(call, outcome)
+            self._do_work()
+            return self._work is not None
+        self._reply(call, outcome)
+        if type(call.request) is Subscribe:
+            self._subscription = call.request
         return False
 
-    async def _finish(self, call: Call) -> None:
-        """Take the other steps and let everybody else run between them, but those who wait for the
-        machine; stop, as the process would, if killed."""
-        assert self._steps is not None
-        peer = select.poll()
-        peer.register(self._stream, select.POLLHUP)
+    def _replying(self, call: Call, work: Work[Any]) -> Work[None]:
+        """Carry out a request and reply, both with pauses: a reply can have megabytes."""
         try:
-            while not peer.poll(0):
-                self._bell.ring()
-                self._attendant.interlude()
-                await trio.lowlevel.checkpoint()
-                next(self._steps)
-            self._at_end = True
-            self._lines.clear()
-        except StopIteration as stop:
-            self._reply(call, stop.value)
+            result = yield from work
+        except KilledError:
+            return
         except Exception as error:
             self._refuse(call, error)
-        finally:
-            self._give_up_steps()
+            return
+        if call.id is not UNSET:
+            for part in wire.encode_result_in_parts(call.id, result):
+                self._replies += part
+                yield
 
-    def _give_up_steps(self) -> None:
-        """Take no more steps, and let others have the machine."""
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
+    def _do_work(self) -> None:
+        """Work until the end of a turn; forget the work at its end."""
+        assert self._work is not None
+        turn_ends = time.perf_counter() + _TURN_S
+        try:
+            next(self._work)
+            while time.perf_counter() < turn_ends:
+                next(self._work)
+        except StopIteration:
+            self._work = None
+
+    async def _finish_look(self) -> None:
+        """Do the rest of work that changes nothing; nobody needs it when the client is gone."""
+        await self._work_on(changes=False)
+
+    async def _finish_change(self) -> None:
+        """Do the rest of the work, if there is any, and let go of `exclusive`.
+
+        A system call is not interrupted half-way: this one is finished without its client, too, and
+        when the server ends.
+        """
+        try:
+            await self._work_on(changes=True)
+        finally:
+            self._caller.gone = self._caller.gone or self._work is not None
+            with trio.CancelScope(shield=True):
+                await self._work_on(changes=True)
             self._exclusive.release()
             self._bell.ring()
+
+    async def _work_on(self, *, changes: bool) -> None:
+        """Do the rest of the work, and let others run after each turn."""
+        while self._work is not None:
+            if self._is_client_gone() and not changes:
+                self._work = None
+                return
+            if changes:
+                self._bell.ring()
+            await self._pause()
+            self._do_work()
+
+    def _is_client_gone(self) -> bool:
+        """Whether the client has closed the connection: what it asked for is dropped, then."""
+        if not self._caller.gone and self._peer.poll(0):
+            self._caller.gone = self._at_end = True
+            self._lines.clear()
+        return self._caller.gone
+
+    async def _pause(self) -> None:
+        await _pause(self._attendant)
 
     def _reply(self, call: Call, result: object) -> None:
         if call.id is not UNSET:

@@ -1,77 +1,96 @@
-"""Looks at the machine from outside, as replies. Nothing here changes anything."""
+"""Looks at the machine from outside, as replies. Nothing here changes anything.
+
+Others may change the machine in the pauses of a look; it shows each part as it finds it.
+"""
 
 import errno
-from collections.abc import Iterable
-from itertools import count
+from contextlib import suppress
 
 import msgspec
 
 from dksmfs.control import messages as m
+from dksmfs.control.in_parts import in_parts
 from dksmfs.control.job import Job
 from dksmfs.control.limits import MAX_SHARING
+from dksmfs.kernel.calls.smaps import MappingInfo
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.machine import Machine, PageInfo
+from dksmfs.kernel.machine import Machine, PageInfo, ProcessInfo
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.units import PAGE_SIZE
 
 
-def processes(job: Job, _: m.Ps) -> m.Processes:
+def processes(job: Job, _: m.Ps) -> Work[m.Processes]:
     """All processes, and whose they are."""
-    return m.Processes(
-        [
-            m.ProcessInfo(p.pid, p.name, p.parent, job.owners.relation(p.pid, job.caller), p.rss)
-            for p in job.machine.processes()
-        ]
-    )
+
+    def shown(p: ProcessInfo) -> m.ProcessInfo:
+        return m.ProcessInfo(p.pid, p.name, p.parent, job.owners.relation(p.pid, job.caller), p.rss)
+
+    found = yield from job.machine.processes.work()
+    return m.Processes((yield from in_parts(shown, found)))
 
 
-def pagemap(job: Job, request: m.ViewPagemap) -> m.Pagemap:
+def pagemap(job: Job, request: m.ViewPagemap) -> Work[m.Pagemap]:
     """The frames of a range."""
-    pages = job.machine.pagemap(request.pid, request.address, request.length)
-    return m.Pagemap(_numbers(pages), sum(page.huge for page in pages))
+    pages = yield from job.machine.pagemap.work(request.pid, request.address, request.length)
+    numbers = yield from in_parts(_number, pages)
+    return m.Pagemap(numbers, sum(page.huge for page in pages))
 
 
-def page_contents(job: Job, request: m.ViewContents) -> m.Contents:
+def page_contents(job: Job, request: m.ViewContents) -> Work[m.Contents]:
     """The pages of a range, abridged."""
-    pages = job.machine.page_contents(request.pid, request.address, request.length)
-    return m.Contents([page and f"{page[0]:x}/{page[1]:x}" for page in pages])
+    pages = yield from job.machine.page_contents.work(request.pid, request.address, request.length)
+    return m.Contents((yield from in_parts(_abridged, pages)))
 
 
-def smaps(job: Job, request: m.ViewSmaps) -> m.Smaps:
+def smaps(job: Job, request: m.ViewSmaps) -> Work[m.Smaps]:
     """The mappings of a process."""
-    mappings = job.machine.smaps(request.pid)
-    return m.Smaps(msgspec.convert(mappings, list[m.MappingInfo], from_attributes=True))
+    mappings = yield from job.machine.smaps.work(request.pid)
+    return m.Smaps((yield from in_parts(_mapping, mappings)))
 
 
-def sharing(job: Job, request: m.ViewSharing) -> m.Sharing:
-    """The frames of all processes as classes, numbered as they appear."""
-    extents = [
-        (process, _extents(job, process.pid, request.limit)) for process in job.machine.processes()
-    ]
-    _check_total(sum(size for _, of_process in extents for _, size in of_process))
-    class_of: dict[int, int] = {}
-    numbers = count(1)
+def sharing(job: Job, request: m.ViewSharing) -> Work[m.Sharing]:
+    """The frames of all processes as classes, numbered as they appear. Processes that exit
+    meanwhile are left out, or have no pages."""
+    extents = []
+    total = 0
+    for process in (yield from job.machine.processes.work()):
+        with suppress(ProcessLookupError):
+            of_process = yield from _extents(job, process.pid, request.limit)
+            total += sum(size for _, size in of_process)
+            _check_total(total)
+            extents.append((process, of_process))
+    classes = Classes()
+    shared = []
+    for process, of_process in extents:
+        with suppress(ProcessLookupError):
+            mappings = []
+            for start, size in of_process:
+                pages = yield from _classes(job, classes, process.pid, start, size)
+                mappings.append(m.SharedMapping(start, pages))
+                yield  # even where `limit` leaves no pages
+            shared.append(m.SharedProcess(process.pid, process.name, mappings))
+    return m.Sharing(shared)
 
-    def classes(pages: list[PageInfo]) -> list[m.PageNumber]:
-        return [
-            class_of.get(pfn) or class_of.setdefault(pfn, next(numbers))
-            if isinstance(pfn, int)
-            else pfn
-            for pfn in _numbers(pages)
-        ]
 
-    return m.Sharing(
-        [
-            m.SharedProcess(
-                process.pid,
-                process.name,
-                [
-                    m.SharedMapping(start, classes(job.machine.pagemap(process.pid, start, size)))
-                    for start, size in of_process
-                ],
-            )
-            for process, of_process in extents
-        ]
-    )
+class Classes:
+    """Numbers for frames, in the order in which they appear."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def of(self, page: PageInfo) -> m.PageNumber:
+        """The number of the frame of a page, if it has one of its own."""
+        pfn = _number(page)
+        return (
+            self._numbers.setdefault(pfn, len(self._numbers) + 1) if isinstance(pfn, int) else pfn
+        )
+
+
+def _classes(
+    job: Job, classes: Classes, pid: int, start: int, size: int
+) -> Work[list[m.PageNumber]]:
+    pages = yield from job.machine.pagemap.work(pid, start, size)
+    return (yield from in_parts(classes.of, pages))
 
 
 def stats(job: Job, _: m.ReadStats) -> m.Stats:
@@ -92,16 +111,25 @@ def statistics(machine: Machine) -> m.Stats:
     )
 
 
-def _numbers(pages: Iterable[PageInfo]) -> list[m.PageNumber]:
-    return ["Z" if page.zero else page.pfn for page in pages]
+def _number(page: PageInfo) -> m.PageNumber:
+    return "Z" if page.zero else page.pfn
 
 
-def _extents(job: Job, pid: int, limit: int) -> list[tuple[int, int]]:
+def _abridged(page: tuple[int, int] | None) -> str | None:
+    return page and f"{page[0]:x}/{page[1]:x}"
+
+
+def _mapping(mapping: MappingInfo) -> m.MappingInfo:
+    return msgspec.convert(mapping, m.MappingInfo, from_attributes=True)
+
+
+def _extents(job: Job, pid: int, limit: int) -> Work[list[tuple[int, int]]]:
     """Start and size (bytes) of the first `limit` pages of each mapping."""
-    return [
-        (mapping.start, min(mapping.end - mapping.start, limit * PAGE_SIZE))
-        for mapping in job.machine.smaps(pid)
-    ]
+
+    def extent(mapping: MappingInfo) -> tuple[int, int]:
+        return mapping.start, min(mapping.end - mapping.start, limit * PAGE_SIZE)
+
+    return (yield from in_parts(extent, (yield from job.machine.smaps.work(pid))))
 
 
 def _check_total(size: int) -> None:

@@ -7,14 +7,16 @@ answer is an `OSError`. Both cross the wire as JSON-RPC errors and come out as w
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from dksmfs.control.in_parts import PART_ITEMS
 from dksmfs.control.limits import MAX_DESCRIPTORS, MAX_LINE
 from dksmfs.control.messages import METHOD_NAMES, METHODS, REPLIES, Hello, Request
-from dksmfs.control.replies import Stats
+from dksmfs.control.replies import Reply, SharedProcess, Stats
 from dksmfs.errors import DksmfsError
 from dksmfs.injection import Access
 from dksmfs.kernel.errors import AccessFault
@@ -226,6 +228,41 @@ def encode_request(
 def encode_result(id: Id, result: object) -> bytes:
     """The line that answers a request."""
     return _encoder.encode(_Result(VERSION, id, result)) + b"\n"
+
+
+def encode_result_in_parts(id: Id, result: Reply) -> Iterator[bytes]:
+    """The line of `encode_result`, a bounded number of list items at a time."""
+    members = (getattr(result, name) for name in result.__struct_fields__)
+    if not any(isinstance(member, list) for member in members):
+        yield encode_result(id, result)
+        return
+    yield _encoder.encode(_Result(VERSION, id, None))[: -len("null}")]
+    yield from _encode_in_parts(result)
+    yield b"}\n"
+
+
+def _encode_in_parts(value: object) -> Iterator[bytes]:
+    if isinstance(value, Struct):
+        for number, name in enumerate(value.__struct_fields__):
+            yield (b"," if number else b"{") + _encoder.encode(name) + b":"
+            yield from _encode_in_parts(getattr(value, name))
+        yield b"}"
+    elif isinstance(value, list) and value:
+        for at in range(0, len(value), PART_ITEMS):
+            yield b"," if at else b"["
+            yield from _encode_items(value[at : at + PART_ITEMS])
+        yield b"]"
+    else:
+        yield _encoder.encode(value)
+
+
+def _encode_items(items: list[object]) -> Iterator[bytes]:
+    if not isinstance(items[0], SharedProcess):
+        yield _encoder.encode(items)[1:-1]
+        return
+    for number, item in enumerate(items):  # each of these can have many mappings
+        yield b"," if number else b""
+        yield from _encode_in_parts(item)
 
 
 def encode_error(id: Id, error: ProtocolError | OSError) -> bytes:

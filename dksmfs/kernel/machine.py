@@ -126,9 +126,17 @@ class Machine:
     def thp(self, mode: str) -> None:
         self.memory.thp = Thp(mode)
 
-    def reset(self, thp: str) -> None:
-        """Become a machine that has just been started, whatever this one has been through."""
+    @pausing
+    def reset(self, thp: str) -> Work[None]:
+        """Become a machine that has just been started, whatever this one has been through.
+
+        It is one at once; then the memory of what was there is freed, with pauses.
+        """
+        processes = self._processes
         vars(self).update(vars(Machine(thp)))
+        while processes:
+            processes.popitem()
+            yield
 
     # --- processes --------------------------------------------------------------------------
 
@@ -387,10 +395,11 @@ class Machine:
         self, pid: int, address: int, length: int
     ) -> Work[list[tuple[int, int] | None]]:
         """The first 8 bytes (little-endian) and the checksum of each page; None where absent."""
-        mm, found = self._mm(pid), list[tuple[int, int] | None]()
+        mm, hashes = self._mm(pid), self.memory.frames.hashes
+        found: list[tuple[int, int] | None] = []
         for start, end in _portions(*_outer_range(address, length), _COPIED):
             pfns, flags = mm.tables.entries(start, end)
-            rows, checksums = self.memory.frames.hashes.look(pfns[flags != 0])
+            rows, checksums = hashes.look(pfns[flags != 0])
             words = np.ascontiguousarray(rows[:, :8]).view("<u8")[:, 0].tolist()
             known = iter(zip(words, checksums.tolist(), strict=True))
             found += [next(known) if flag else None for flag in flags.tolist()]

@@ -22,6 +22,7 @@ from dksmfs.control.limits import ThpMode
 from dksmfs.control.wire import ProtocolError
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.sysfs.attribute import Attribute
 from dksmfs.scenario import recording as r
 from dksmfs.scenario import views
@@ -146,12 +147,12 @@ class SessionRecorder:
         self.active = False
         """Whether it records: only then changes need to be handed to it."""
 
-    def start(self, name: str, caller: Caller | None) -> None:
+    def start(self, name: str, caller: Caller | None) -> Work[None]:
         """Begin; OSError EBUSY if another one is on its way, or if the machine is in a state that
         no steps lead to."""
         if self._recording is not None:
             raise kernel_error(errno.EBUSY, "a recording is on its way already; end that one first")
-        _check_state(self._machine)
+        yield from _check_state(self._machine)
         self._recording = Recording(name, self._machine)
         self._owner, self.active = caller, True
 
@@ -206,15 +207,15 @@ class SessionRecorder:
             self._end_early("the daemon failed")
             raise
         if isinstance(outcome, Generator):
-            return cast(T, self._observe_steps(request, memory, outcome))
+            return cast(T, self._observe_work(request, memory, outcome))
         self._add(request, memory, outcome)
         return outcome
 
-    def _observe_steps(
-        self, request: m.Request[Any], memory: Sequence[object], steps: Generator[None, None, T]
-    ) -> Generator[None, None, T]:
+    def _observe_work(
+        self, request: m.Request[Any], memory: Sequence[object], work: Work[T]
+    ) -> Work[T]:
         try:
-            reply = yield from steps
+            reply = yield from work
         except OSError as error:
             self._add(request, memory, error)
             raise
@@ -262,9 +263,9 @@ def _is_of_this_place(request: m.Request[Any], error: OSError) -> bool:
     return error.errno in (errno.EPERM, errno.EBUSY)
 
 
-def _check_state(machine: Machine) -> None:
+def _check_state(machine: Machine) -> Work[None]:
     """Raise EBUSY, saying what to do, unless a replayed machine can be brought to this state."""
-    processes = machine.processes()
+    processes = yield from machine.processes.work()
     if processes:
         names = ", ".join(process.name for process in processes[:3])
         raise kernel_error(

@@ -214,6 +214,49 @@ def test_there_is_a_limit_to_a_sharing_reply(dispatcher: Dispatcher) -> None:
     assert [mapping.pages for mapping in process.mappings] == [[None] * 3] * 2
 
 
+LOOKS = [
+    m.Ps(),
+    m.ViewSmaps(PID),
+    m.ViewPagemap(PID, AT, 3000 * PAGE),
+    m.ViewContents(PID, AT, 3000 * PAGE),
+    m.ViewSharing(),
+]
+CHANGES = [m.Exit(PID), m.Exit(PID + 1), m.Munmap(PID, AT, 2000 * PAGE), m.Reset()]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+def test_a_look_goes_on_whatever_changes_in_its_pauses(
+    look: m.Request[Any], change: m.Request[Any]
+) -> None:
+    pauses = sum(1 for _ in begun(two_processes(), look))
+    assert pauses > 1
+    for at in range(pauses):
+        dispatcher = two_processes()
+        work = begun(dispatcher, look)
+        for _ in range(at + 1):
+            next(work)
+        dispatcher.handle(change)
+        assert len(list(work)) <= pauses
+        dispatcher.machine.check_invariants()
+
+
+def two_processes() -> Dispatcher:
+    machine = Machine(thp="never")
+    dispatcher = Dispatcher(machine, dksm_tree(machine))
+    for pid in (PID, PID + 1):
+        spawn(dispatcher)
+        for address, pages in ((AT, 2000), (AT + 2001 * PAGE, 3)):
+            dispatcher.handle(m.Mmap(pid, pages * PAGE, address, content="seed:1"))
+    return dispatcher
+
+
+def begun(dispatcher: Dispatcher, look: m.Request[Any]) -> Generator[None, None, object]:
+    work = dispatcher.start(look)
+    assert isinstance(work, Generator)
+    return work
+
+
 def state(dispatcher: Dispatcher) -> list[object]:
     """Everything that can be seen of a machine."""
     views: list[m.Request[Any]] = [m.Ps(), m.ReadStats(), m.ViewSharing(), m.SetThp()]

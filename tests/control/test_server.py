@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ import trio.testing
 
 from dksmfs.control import server
 from dksmfs.kernel.machine import Machine
+from dksmfs.kernel.pausing import Work
 from tests.control.serving import PAGE, Raw, Served, memfd, raw_connection, serving
 
 PAGES = 65_536  # enough for sixteen slices
@@ -80,26 +82,159 @@ async def test_looks_are_served_between_the_slices_of_an_advertisement() -> None
 
 
 class Endless:
-    """A madvise that goes on from slice to slice until it is told to end."""
+    """A method of machines that pauses again and again until it is told to end."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str = "madvise") -> None:
         self.begun = trio.Event()
         self.outcome = "unfinished"
         self.may_end = False
-        monkeypatch.setattr(Machine, "madvise_slices", lambda *_: self._slices())
+        self._real = getattr(Machine, method).work
+        monkeypatch.setattr(getattr(Machine, method), "work", self._work)
 
-    def _slices(self) -> Iterator[None]:
+    def _work(self, *args: Any, **kwargs: Any) -> Work[Any]:
         try:
             self.begun.set()
             while not self.may_end:
                 yield
+            result = yield from self._real(*args, **kwargs)
             self.outcome = "finished"
+            return result
         except GeneratorExit:
             self.outcome = "given up"
             raise
 
 
-ADVISE = line("madvise", pid=1, address=0, length=PAGE, advice="mergeable")
+ADVISE = line("madvise", pid=1, address=0, length=0, advice="mergeable")
+RANGE: dict[str, Any] = {"pid": 1, "address": 0x10000, "length": PAGE}
+LONG: dict[str, dict[str, Any]] = {
+    "fork": {"pid": 1},
+    "exit": {"pid": 1},
+    "mmap": {"pid": 1, "length": PAGE, "content": "zero"},
+    "munmap": RANGE,
+    "mprotect": {**RANGE, "prot": "r"},
+    "mremap": {**RANGE, "new_address": 0x20000},
+    "mlock": RANGE,
+    "munlock": RANGE,
+    "madvise": {**RANGE, "advice": "dontneed"},
+    "read": RANGE,
+    "write": {"pid": 1, "address": 0x10000, "data": "aGVsbG8="},
+    "fill": {**RANGE, "content": "index:7"},
+    "touch": RANGE,
+    "mkfile": {"file": "disk", "pages": 1, "content": "zero"},
+    "reset": {},
+}
+"""Requests that change the machine and may take long, with parameters for `one_page`."""
+
+
+async def one_page(raw: Raw) -> None:
+    """Process 1, with a page at `RANGE`."""
+    await raw.result("spawn", name="first")
+    await raw.result("mmap", pid=1, address=0x10000, length=PAGE, content="const:7")
+
+
+@pytest.mark.parametrize("method", LONG)
+async def test_looks_are_answered_while_a_change_takes_long(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async with (
+        serving() as served,
+        raw_connection(served) as first,
+        raw_connection(served) as second,
+        raw_connection(served) as reader,
+    ):
+        await one_page(first)
+        endless = Endless(monkeypatch, method)
+        await first.send(line(method, **LONG[method]))
+        await endless.begun.wait()
+        await second.send(line("spawn", name="second"))
+        for _ in range(10):
+            assert (await reader.result("stats"))["run"] == 0
+            assert (await reader.result("show", file="run"))["data"] == "0\n"
+            assert len((await reader.result("ps"))["processes"]) == 1
+            assert len((await reader.result("smaps", pid=1))["mappings"]) == 1
+        endless.may_end = True
+        assert "result" in await first.answer()
+        assert "result" in await second.answer()
+
+
+@pytest.mark.parametrize("method", [name for name in LONG if name != "reset"])
+async def test_a_change_is_finished_without_its_client(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async with serving() as served, raw_connection(served) as witness:
+        async with raw_connection(served) as raw:
+            await one_page(raw)
+            endless = Endless(monkeypatch, method)
+            await raw.send(line(method, **LONG[method]))
+            await endless.begun.wait()
+        for _ in range(10):
+            assert (await witness.result("stats"))["run"] == 0
+        assert endless.outcome == "unfinished"
+        assert served.exclusive.value == 0
+        endless.may_end = True
+        await only_detached(served)
+        assert endless.outcome == "finished"
+        await witness.result("spawn", name="own")
+
+
+@pytest.mark.parametrize("method", ["ps", "smaps", "pagemap", "contents", "sharing"])
+async def test_nobody_waits_for_a_long_look(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    views = {"ps": "processes", "contents": "page_contents", "sharing": "smaps"}
+    ranges: dict[str, dict[str, Any]] = {"ps": {}, "sharing": {}, "smaps": {"pid": 1}}
+    async with (
+        serving() as served,
+        raw_connection(served) as first,
+        raw_connection(served) as second,
+    ):
+        await one_page(first)
+        with monkeypatch.context() as patched:
+            endless = Endless(patched, views.get(method, method))
+            await first.send(line(method, **ranges.get(method, RANGE)))
+            await endless.begun.wait()
+        assert (await second.result("spawn", name="second"))["pid"] == 2
+        assert (await second.result("smaps", pid=1))["mappings"]
+        endless.may_end = True
+        assert "result" in await first.answer()
+
+
+async def test_a_look_is_given_up_without_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless(monkeypatch, "pagemap")
+    async with serving() as served, raw_connection(served) as raw:
+        await one_page(raw)
+        await raw.send(line("pagemap", **RANGE))
+        await endless.begun.wait()
+        await raw.stream.aclose()
+        await only_detached(served)
+        assert endless.outcome == "given up"
+
+
+async def test_looks_are_answered_while_the_processes_of_a_client_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endless = Endless(monkeypatch, "exit")
+    async with serving() as served, raw_connection(served) as reader:
+        async with raw_connection(served) as raw:
+            await one_page(raw)
+            await raw.result("fork", pid=1)
+        await endless.begun.wait()
+        for _ in range(10):
+            assert len((await reader.result("ps"))["processes"]) == 2
+        assert served.exclusive.value == 0
+        endless.may_end = True
+        assert (await reader.result("spawn", name="own"))["pid"] == 3
+        assert len((await reader.result("ps"))["processes"]) == 1
+
+
+async def test_shutdown_in_the_middle_of_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless(monkeypatch, "mmap")
+    async with serving() as served, raw_connection(served) as raw:
+        await raw.result("spawn", name="dies")
+        await raw.send(line("mmap", pid=1, length=PAGE, content="zero"))
+        await endless.begun.wait()
+        served.server.cancel()
+        endless.may_end = True
+        assert await raw.line() == b""
+        assert endless.outcome == "finished"
 
 
 async def test_changes_wait_for_an_advertisement_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +419,30 @@ async def test_memfds_are_unmapped_when_nobody_holds_their_pages(
                 refused = await raw.ask("mmap", [descriptor], **request)
                 assert refused["error"]["data"] == {"errno": "ENOMEM"}
                 await raw.result("exit", pid=pid)
+
+
+async def test_large_memfds_are_unmapped_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dksmfs.control.memfd._PIECE_SIZE", PAGE)
+    with memfd(b"x" * 3 * PAGE, fcntl.F_SEAL_SHRINK) as descriptor:
+        async with serving() as served, raw_connection(served) as raw:
+            request = {"pid": 1, "length": 3 * PAGE, "content": {"memfd": 0}}
+            await raw.result("spawn", name="own")
+            await raw.result("mmap", [descriptor], **request)
+            assert memfds_mapped() == 1
+            await raw.result("munmap", **(await only_range(raw)))
+            while memfds_mapped():
+                await trio.lowlevel.checkpoint()
+
+
+def memfds_mapped() -> int:
+    """How many mappings of memfds this process has."""
+    return Path("/proc/self/maps").read_text().count("memfd:test")
+
+
+async def only_range(raw: Raw) -> dict[str, Any]:
+    """The range of the only mapping of process 1."""
+    (found,) = (await raw.result("smaps", pid=1))["mappings"]
+    return {"pid": 1, "address": found["start"], "length": found["end"] - found["start"]}
 
 
 async def test_too_many_connections_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from dksmfs.control import messages as m
-from dksmfs.control import wire
+from dksmfs.control import replies, wire
 from dksmfs.control.limits import MAX_POPULATED
 from dksmfs.control.messages import METHODS, REPLIES, Carried, Hello
 from dksmfs.control.wire import LineBuffer, ProtocolError
@@ -204,3 +204,29 @@ def test_an_unfinished_line_is_known() -> None:
 def test_every_method_has_a_reply() -> None:
     assert set(REPLIES) == set(METHODS.values())
     assert all(issubclass(reply, m.Reply) for reply in REPLIES.values())
+
+
+def shared(pages: int, mappings: int) -> replies.SharedProcess:
+    mapping = replies.SharedMapping(4096, [1] * pages)
+    return replies.SharedProcess(1, 'a "name"', [mapping] * mappings)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        replies.Done(),
+        replies.Stats(1, 2, 3, 4, 5, 6),
+        replies.Bytes(b"bytes"),
+        replies.Pagemap([], 0),
+        replies.Pagemap([1, "Z", None] * 500, 7),
+        replies.Contents(["7/8", None]),
+        replies.Processes([replies.ProcessInfo(1, "vm", None, "you", 3)] * 1000),
+        replies.Sharing([]),
+        replies.Sharing([shared(1000, 3), shared(0, 0), shared(1, 1000)] * 50),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_a_reply_in_parts_is_the_same_line(reply: replies.Reply) -> None:
+    parts = list(wire.encode_result_in_parts("id", reply))
+    assert b"".join(parts) == wire.encode_result("id", reply)
+    assert max(map(len, parts)) < 20_000, "a part is bounded, whatever the reply"
