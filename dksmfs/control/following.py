@@ -105,7 +105,7 @@ def advise(job: "Job", request: m.Advise) -> Work[Advised]:
     saved = 0
     if request.mappings is not None:
         wanted = yield from in_parts(_mapping, request.mappings)
-        follow_mappings(machine.address_space(request.pid), wanted)
+        yield from follow_mappings(machine.address_space(request.pid), wanted)
     if dksm.run:
         yield from job.until_killed(_follow(job, request, memory))
         before = yield from _frames(machine, request)

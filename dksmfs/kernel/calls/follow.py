@@ -21,12 +21,13 @@ from dksmfs.kernel.memory.entries import PROTNONE, WRITE, area_ranges
 from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaFlag
-from dksmfs.kernel.pausing import finished
+from dksmfs.kernel.pausing import Work, finished
 from dksmfs.kernel.units import HUGE_PAGES
 
 Mask = npt.NDArray[np.bool_]
 States = npt.NDArray[np.uint8]  # a State for each page
 
+_MAPPINGS_AT_ONCE = 256  # looked at between pauses
 _HUGE_FLAGS = VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE
 
 
@@ -72,34 +73,40 @@ class Area:
         return self.start + len(self.states)
 
 
-def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> None:
+def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[None]:
     """Map exactly what is `wanted` (in ascending order); what stays mapped keeps its pages."""
-    for start, end in list(_unwanted(mm, wanted)):
-        finished(calls.munmap(mm, start, end))
+    unwanted = yield from _unwanted(mm, wanted)
+    for start, end in unwanted:
+        yield from calls.munmap(mm, start, end)
     for mapping in wanted:
         for start, end in list(_gaps(mm, mapping)):
             file = File(end - start) if mapping.kind is Kind.FILE_PRIVATE else None
-            finished(calls.mmap(mm, start, end - start, mapping.prot, mapping.kind, file))
-        finished(calls.mprotect(mm, mapping.start, mapping.end, mapping.prot))
+            yield from calls.mmap(mm, start, end - start, mapping.prot, mapping.kind, file)
+        yield from calls.mprotect(mm, mapping.start, mapping.end, mapping.prot)
         _advise_huge(mm, mapping)
+        yield
 
 
-def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Iterator[tuple[int, int]]:
+def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[list[tuple[int, int]]]:
     """The mapped ranges where nothing, or something of another kind, is to be."""
-    at = 0
-    for vma in mm.vmas:
+    found = []
+    first = 0  # of the wanted mappings, the first that does not end before the vma
+    for count, vma in enumerate(mm.vmas, 1):
         vpn = vma.start
-        while at < len(wanted) and wanted[at].end <= vma.start:
+        while first < len(wanted) and wanted[first].end <= vma.start:
+            first += 1
+        at = first
+        while at < len(wanted) and wanted[at].start < vma.end:
+            if wanted[at].kind is vma.kind:
+                if vpn < wanted[at].start:
+                    found.append((vpn, wanted[at].start))
+                vpn = wanted[at].end
             at += 1
-        for mapping in wanted[at:]:
-            if mapping.start >= vma.end:
-                break
-            if mapping.kind is vma.kind:
-                if vpn < mapping.start:
-                    yield vpn, mapping.start
-                vpn = mapping.end
         if vpn < vma.end:
-            yield vpn, vma.end
+            found.append((vpn, vma.end))
+        if count % _MAPPINGS_AT_ONCE == 0:
+            yield
+    return found
 
 
 def _gaps(mm: AddressSpace, mapping: Mapping) -> Iterator[tuple[int, int]]:
