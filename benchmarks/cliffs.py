@@ -5,6 +5,7 @@ has just been started.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -45,6 +46,19 @@ def run(quick: bool) -> Report:
         "descriptors whose frames were changed": partial(_changed, pages, stored, other),
         "16 to 32 different pages share each checksum": partial(_colliding, pages, stored),
     })  # fmt: skip
+    seed = contents["seed"]
+    _compare(report, rounds, "the plain case", partial(_plain, pages, seed), {
+        "merged, made equal by the owner, again by the sharer": partial(_made_equal, pages, seed),
+        "the same again: a chain of all pages": partial(_made_equal, pages, seed, again=True),
+        "different pages share checksums, ended, again": partial(_colliding_again, pages, seed),
+        "moved after it was merged, again": partial(_moved, pages, seed),
+    })  # fmt: skip
+    pairs = partial(StoredContent, _pairs(image))
+    _compare(report, rounds, "the plain case", partial(_plain, pages, pairs), {
+        "pairs that merged, forked, by the child": partial(_forked, pages, pairs),
+        "pairs that merged, most made equal, again": partial(_mostly_equal, pages, pairs),
+        "pairs, the first of each written, again": partial(_first_written, pages, pairs),
+    })  # fmt: skip
     few = min(pages, 4096)
     written = partial(_piecemeal, few, image)
     report.ratio(
@@ -53,6 +67,14 @@ def run(quick: bool) -> Report:
     )  # fmt: skip
     _compare(report, rounds, "of a tenth as many", partial(_mapped_one_by_one, mappings // 10), {
         f"{mappings:,} mappings, time of an mmap": partial(_mapped_one_by_one, mappings),
+    })  # fmt: skip
+    for advice in ("mergeable", "nohugepage", "dontneed"):
+        tenth = partial(_advised_one_by_one, mappings // 10, advice)
+        _compare(report, rounds, "of a tenth as many", tenth, {
+            f"{mappings:,} mappings, {advice}": partial(_advised_one_by_one, mappings, advice),
+        })  # fmt: skip
+    _compare(report, rounds, "a page", partial(_remapped, PAGE_SIZE), {
+        "mremap of 1 TiB, untouched": partial(_remapped, TEBIBYTE),
     })  # fmt: skip
     _compare(report, rounds, "a page", partial(_untouched, PAGE_SIZE), {
         "mmap and exit of 1 TiB shared, untouched": partial(_untouched, TEBIBYTE),
@@ -127,6 +149,60 @@ def _colliding(pages: int, content: MakeContent) -> float:
     return _advertise(_machine(bits), pages, content())[1]
 
 
+def _made_equal(pages: int, content: MakeContent, *, again: bool = False) -> float:
+    machine = _machine()
+    owner, _ = _advertise(machine, pages, content())
+    sharer, _ = _advertise(machine, pages, content())
+    machine.fill(owner, AT, pages * PAGE_SIZE, parse_content("const:9"))
+    first = _again(machine, sharer, pages)
+    return _again(machine, sharer, pages) if again else first
+
+
+def _colliding_again(pages: int, content: MakeContent) -> float:
+    machine = _machine(8)
+    machine.exit(_advertise(machine, pages, content())[0])
+    return _advertise(machine, pages, content())[1]
+
+
+def _moved(pages: int, content: MakeContent) -> float:
+    machine = _machine()
+    _advertise(machine, pages, content())
+    pid, _ = _advertise(machine, pages, content())
+    machine.mremap(pid, AT, pages * PAGE_SIZE, AT + TEBIBYTE)
+    return seconds(
+        partial(machine.madvise, pid, AT + TEBIBYTE, pages * PAGE_SIZE, ADVICE["mergeable"])
+    )
+
+
+def _pairs(image: bytes) -> bytes:
+    """The same pages, each of them twice, but for the last half."""
+    pages = np.frombuffer(image, np.uint8).reshape(-1, PAGE_SIZE)
+    return pages[np.arange(len(pages)) // 2].tobytes()
+
+
+def _forked(pages: int, content: MakeContent) -> float:
+    machine = _machine()
+    pid, _ = _advertise(machine, pages, content())
+    return _again(machine, machine.fork(pid), pages)
+
+
+def _mostly_equal(pages: int, content: MakeContent) -> float:
+    machine = _machine()
+    pid, _ = _advertise(machine, pages, content())
+    _again(machine, pid, pages)
+    start = pages // 4 * PAGE_SIZE
+    machine.fill(pid, AT + start, pages * PAGE_SIZE - start, parse_content("const:1"))
+    return _again(machine, pid, pages)
+
+
+def _first_written(pages: int, content: MakeContent) -> float:
+    machine = _machine()
+    pid, _ = _advertise(machine, pages, content())
+    for number in range(0, pages, 16):
+        machine.write(pid, AT + number * PAGE_SIZE, b"written")
+    return _again(machine, pid, pages)
+
+
 def _piecemeal(pages: int, image: bytes) -> float:
     machine = _machine()
     pid = machine.spawn("benchmark")
@@ -147,6 +223,28 @@ def _mapped_one_by_one(mappings: int) -> float:
         machine.exit(pid)
 
     return seconds(work) / mappings
+
+
+def _advised_one_by_one(mappings: int, advice: str) -> float:
+    """Seconds a mapping of one page, with a hole behind each."""
+    machine = _machine()
+    pid = machine.spawn("benchmark")
+    for number in range(mappings):
+        machine.mmap(pid, PAGE_SIZE, address=AT + 2 * number * PAGE_SIZE)
+    machine.touch(pid, AT, PAGE_SIZE)
+
+    def advise() -> None:
+        with suppress(OSError):  # ENOMEM for the holes
+            machine.madvise(pid, AT, 2 * mappings * PAGE_SIZE, ADVICE[advice])
+
+    return seconds(advise) / mappings
+
+
+def _remapped(size: int) -> float:
+    machine = _machine()
+    pid = machine.spawn("benchmark")
+    machine.mmap(pid, size, address=AT)
+    return seconds(partial(machine.mremap, pid, AT, size, AT + 8 * TEBIBYTE))
 
 
 def _untouched(size: int) -> float:
