@@ -19,10 +19,9 @@ from dksmfs.kernel.calls.follow import Area, Mapping, follow_mappings, follow_pa
 from dksmfs.kernel.calls.madvise import Advice
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.machine import Machine
-from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.memory.vma import Kind, VmaFlag, parse_prot
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, Pfns, Vpn
 
 if TYPE_CHECKING:
     from dksmfs.control.job import Job
@@ -151,7 +150,7 @@ def _follow_part(job: "Job", pid: int, memory: LiveMemory, start: int, end: int)
         area = start // HUGE_PAGES + at
         if not used[at] and area not in mm.tables:
             continue
-        first = area * HUGE_PAGES
+        first = Vpn(area * HUGE_PAGES)
         content = memory.content(first // CHUNK_PAGES)
         states = memory.states(first, areas[at])
         changed = memory.changed(area, areas[at])
@@ -165,7 +164,7 @@ def _frames(machine: Machine, request: m.Advise) -> Work[list[Pfns]]:
     tables, found = machine.address_space(request.pid).tables, list[Pfns]()
     for start, end in _mapped(machine, request):
         for at in range(start, end, _PAGES_AT_ONCE):
-            found.append(tables.present_frames(at, min(at + _PAGES_AT_ONCE, end)))
+            found.append(tables.present_frames(Vpn(at), min(Vpn(at + _PAGES_AT_ONCE), end)))
             yield
     return found
 
@@ -174,17 +173,21 @@ def _differing(before: Pfns, after: Pfns) -> int:
     return int(np.count_nonzero(before != after))
 
 
-def _mapped(machine: Machine, request: m.Advise) -> list[tuple[int, int]]:
+def _mapped(machine: Machine, request: m.Advise) -> list[tuple[Vpn, Vpn]]:
     """The parts of the range that are mapped, in pages."""
-    start, end = request.address // PAGE_SIZE, -(-(request.address + request.length) // PAGE_SIZE)
+    start, end = _pages(request.address, request.address + request.length)
     vmas = machine.address_space(request.pid).vmas.overlapping(start, end)
     return [(max(start, vma.start), min(end, vma.end)) for vma in vmas]
 
 
+def _pages(start: int, end: int) -> tuple[Vpn, Vpn]:
+    """The virtual pages that have any byte between two addresses."""
+    return Vpn(start // PAGE_SIZE), Vpn(-(-end // PAGE_SIZE))
+
+
 def _mapping(real: m.RealMapping) -> Mapping:
     return Mapping(
-        real.start // PAGE_SIZE,
-        -(-real.end // PAGE_SIZE),
+        *_pages(real.start, real.end),
         parse_prot(real.prot),
         Kind(real.kind),
         _HUGEPAGE[real.hugepage],

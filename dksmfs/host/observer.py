@@ -105,10 +105,10 @@ class Observer:
             self._adopt_children(watched)
         mapped = self.mappings(watched)
         try:
-            start, end = advised_range(address, length, advice)
+            first, last = advised_range(address, length, advice)
         except OSError as error:
             return Answer(error.errno or 0)
-        start, end = min(start * PAGE_SIZE, USER_END), min(end * PAGE_SIZE, USER_END)
+        start, end = min(first * PAGE_SIZE, USER_END), min(last * PAGE_SIZE, USER_END)
         pages = 0
         if advice == MADV_MERGEABLE and start < end:
             pages = self.advertise(watched, start, end - start)

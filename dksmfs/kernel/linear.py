@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.columns import Column
+from dksmfs.kernel.units import Mask, Numbers
 
-Numbers = npt.NDArray[np.int64]
 Kind = TypeVar("Kind", bound="np.generic[Any]")
 Selection = Numbers | range  # frames or pages; a range counts up by one
 
@@ -30,7 +30,7 @@ def numbers(selection: Selection) -> Numbers:
     return selection
 
 
-def part(selection: Selection, positions: Selection | npt.NDArray[np.bool_]) -> Selection:
+def part(selection: Selection, positions: Selection | Mask) -> Selection:
     """The members of the selection at some positions."""
     if isinstance(positions, range):
         return selection[positions.start : positions.stop]

@@ -37,7 +37,7 @@ from dksmfs.kernel.memory.hashing.same_pages import SamePages
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, parse_prot
 from dksmfs.kernel.pausing import Work, pausing
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, TASK_PAGES
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, TASK_PAGES, Vpn
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
 """The advices by the name that people write."""
@@ -154,7 +154,7 @@ class Machine:
     @pausing
     def exit(self, pid: int) -> Work[None]:
         """The process ends; its frames live on as long as others map them."""
-        yield from self._mm(pid).remove(0, TASK_PAGES)
+        yield from self._mm(pid).remove(Vpn(0), TASK_PAGES)
         del self._processes[pid]
 
     @pausing
@@ -239,13 +239,14 @@ class Machine:
         first = wanted if content is None else wanted | Prot.READ | Prot.WRITE
         pages = _pages(length)
         start = yield from calls.mmap(mm, start, pages, first, what, mapped)
+        end = Vpn(start + pages)
         if content is not None:
             try:
-                yield from self._fill(mm, start, start + pages, content)
+                yield from self._fill(mm, start, end, content)
             except AccessFault:
-                yield from calls.munmap(mm, start, start + pages)
+                yield from calls.munmap(mm, start, end)
                 raise
-            yield from calls.mprotect(mm, start, start + pages, wanted)
+            yield from calls.mprotect(mm, start, end, wanted)
         return start * PAGE_SIZE
 
     def _file(self, kind: Kind, name: str | None) -> File | None:
@@ -337,15 +338,16 @@ class Machine:
 
     def _write_part(self, mm: AddressSpace, address: int, data: bytes) -> Work[None]:
         if data:
-            vpn = address // PAGE_SIZE
-            yield from self._access(mm, vpn, vpn + 1, write=True)
+            vpn = Vpn(address // PAGE_SIZE)
+            yield from self._access(mm, vpn, Vpn(vpn + 1), write=True)
             pfn, _ = mm.tables.entry(vpn)
             self.memory.frames.contents.overwrite(pfn, address % PAGE_SIZE, data)
 
     def _write_pages(self, mm: AddressSpace, address: int, data: bytes) -> Work[None]:
         if data:
-            start = address // PAGE_SIZE
-            yield from self._fill(mm, start, start + len(data) // PAGE_SIZE, StoredContent(data))
+            start = Vpn(address // PAGE_SIZE)
+            end = Vpn(start + len(data) // PAGE_SIZE)
+            yield from self._fill(mm, start, end, StoredContent(data))
 
     @pausing
     def fill(self, pid: int, address: int, length: int, content: Content) -> Work[None]:
@@ -356,7 +358,7 @@ class Machine:
         self.memory.frames.contents.require_storage(content.held_bytes)
         yield from self._fill(mm, start, end, content)
 
-    def _fill(self, mm: AddressSpace, start: int, end: int, content: Content) -> Work[None]:
+    def _fill(self, mm: AddressSpace, start: Vpn, end: Vpn, content: Content) -> Work[None]:
         accessible, signal = yield from faults.reach(mm, start, end, write=True)
         for low, high in faults.accessed(mm, start, accessible, write=True):
             pfns = compact(mm.tables.entries(low, high)[0])
@@ -369,7 +371,7 @@ class Machine:
         """The process loads a byte of each page; at an `AccessFault` the pages before are read."""
         yield from self._access(self._mm(pid), *_outer_range(address, length), write=False)
 
-    def _access(self, mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[None]:
+    def _access(self, mm: AddressSpace, start: Vpn, end: Vpn, *, write: bool) -> Work[None]:
         accessible, signal = yield from faults.reach(mm, start, end, write=write)
         yield from faults.access(mm, start, accessible, write=write)
         _fail(mm, accessible, signal, write=write)
@@ -422,7 +424,7 @@ class Machine:
         self.dksm.check_invariants()
 
 
-def _fail(mm: AddressSpace, vpn: int, signal: str | None, *, write: bool) -> None:
+def _fail(mm: AddressSpace, vpn: Vpn, signal: str | None, *, write: bool) -> None:
     """The access of page `vpn` gets the signal, if there is one."""
     if signal == "SIGBUS":
         faults.fault_behind_end(mm, vpn, write=write)
@@ -430,35 +432,35 @@ def _fail(mm: AddressSpace, vpn: int, signal: str | None, *, write: bool) -> Non
         raise AccessFault(signal, vpn * PAGE_SIZE)
 
 
-def _portions(start: int, end: int, pages: int) -> Iterator[tuple[int, int]]:
+def _portions(start: Vpn, end: Vpn, pages: int) -> Iterator[tuple[Vpn, Vpn]]:
     """The range in parts of `pages` pages."""
     for at in range(start, end, pages):
-        yield at, min(at + pages, end)
+        yield Vpn(at), min(Vpn(at + pages), end)
 
 
 def _pages(length: int) -> int:
     return -(-length // PAGE_SIZE)
 
 
-def _page(address: int) -> int:
+def _page(address: int) -> Vpn:
     if address % PAGE_SIZE or address < 0:
         raise kernel_error(errno.EINVAL, f"address {address:#x} is not a multiple of {PAGE_SIZE}")
-    return address // PAGE_SIZE
+    return Vpn(address // PAGE_SIZE)
 
 
-def _range(address: int, length: int) -> tuple[int, int]:
+def _range(address: int, length: int) -> tuple[Vpn, Vpn]:
     """The pages of a range that must start at a page and is rounded up to whole ones."""
     start = _page(address)
-    end = start + _pages(length)
+    end = Vpn(start + _pages(length))
     if length < 0 or end > TASK_PAGES:
         raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
     return start, end
 
 
-def _outer_range(address: int, length: int) -> tuple[int, int]:
+def _outer_range(address: int, length: int) -> tuple[Vpn, Vpn]:
     """The pages that any byte of the range is in."""
-    start = address // PAGE_SIZE
-    end = _pages(address + length)
+    start = Vpn(address // PAGE_SIZE)
+    end = Vpn(_pages(address + length))
     if length < 0 or address < 0 or end > TASK_PAGES:
         raise kernel_error(errno.ENOMEM, "the range ends beyond user memory")
     return start, max(end, start)

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.machine import ADVICE, Machine
 from dksmfs.kernel.memory.hashing.copies import Copies
-from dksmfs.kernel.units import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE, Numbers
 from tests.kernel.conftest import programs_profile
 
 AT = 0x10_0000_0000 + 500 * PAGE_SIZE  # near the end of a 2 MiB area

@@ -8,7 +8,7 @@ import pytest
 from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.memory import frames as frames_module
 from dksmfs.kernel.memory.frames import Frames
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, Pfn
 
 AT = 0x10_0000_0000
 HUGE = HUGE_PAGES * PAGE_SIZE
@@ -60,7 +60,7 @@ def test_without_frames_in_a_row_small_pages_are_mapped(
 def test_a_frame_may_be_mapped_any_number_of_times() -> None:
     """Each of 32,768 processes can map it at all of its 2**35 pages."""
     frames = Frames(checksum_bits=32)
-    [pfn] = frames.allocate_anonymous(1, 0)
+    pfn = Pfn(*frames.allocate_anonymous(1, 0))
     many = np.full(1000, pfn)
     expected = 1
     for count in (2**29, 2**30, 2**31 + 5, 2**45):
@@ -81,7 +81,7 @@ def test_a_frame_may_be_mapped_any_number_of_times() -> None:
 
 def test_counts_grow_past_their_column_by_single_entries_too() -> None:
     frames = Frames(checksum_bits=32)
-    [pfn] = frames.allocate_anonymous(1, 0)
+    pfn = Pfn(*frames.allocate_anonymous(1, 0))
     frames.add_mappings(pfn, 2**30 - 2)
     for number in range(1, 5):
         frames.get(range(pfn, pfn + 1))

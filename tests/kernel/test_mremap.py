@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.machine import ADVICE, Machine
 from dksmfs.kernel.memory.entries import ACCESSED, DIRTY, SOFT_DIRTY, WRITE
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, Vpn
 from tests.kernel.conftest import programs_profile
 from tests.kernel.model import Model
 from tests.kernel.model_memory import Huge, Pte
@@ -99,8 +99,8 @@ def _bits(machine: Machine | Model, pid: int, address: int, length: int) -> list
     """What the entries of small pages say."""
     if isinstance(machine, Machine):
         tables = machine.address_space(pid).tables
-        start = address // PAGE_SIZE
-        _, flags = tables.entries(start, start + length // PAGE_SIZE)
+        start, end = Vpn(address // PAGE_SIZE), Vpn((address + length) // PAGE_SIZE)
+        _, flags = tables.entries(start, end)
         return [
             None
             if tables.huge(vpn // HUGE_PAGES)

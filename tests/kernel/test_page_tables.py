@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from dksmfs.kernel.linear import Selection, numbers
 from dksmfs.kernel.memory.entries import PageTable, Run
 from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PageTables
-from dksmfs.kernel.units import HUGE_PAGES
+from dksmfs.kernel.units import HUGE_PAGES, Vpn
 
 PAGES = 4 * HUGE_PAGES
 NEAR = [0, 1, 7, 511, 512, 513, 600, 1023, 1024, 1030, 1500, 2047, 2048]
 
-borders = st.sampled_from(NEAR) | st.integers(0, PAGES)
+borders = (st.sampled_from(NEAR) | st.integers(0, PAGES)).map(Vpn)
 ranges = st.tuples(borders, borders).map(lambda ends: (min(ends), max(ends)))
 flags = st.sampled_from([1, 5, 31])
 steps = st.sampled_from(["line", "one", "zigzag"])
@@ -58,10 +58,10 @@ def test_page_tables_are_a_dictionary_of_entries(data: st.DataObject) -> None:
             tables.clear(start, end)
             plain = {vpn: entry for vpn, entry in plain.items() if not start <= vpn < end}
         elif action == "move":
-            first, last = start // HUGE_PAGES * HUGE_PAGES, end // HUGE_PAGES * HUGE_PAGES
+            first, last = Vpn(start // HUGE_PAGES * HUGE_PAGES), Vpn(end // HUGE_PAGES * HUGE_PAGES)
             tables.move(first, last, 2 * PAGES)
             assert not tables.look(first, last)
-            tables.move(first + 2 * PAGES, last + 2 * PAGES, -2 * PAGES)
+            tables.move(Vpn(first + 2 * PAGES), Vpn(last + 2 * PAGES), -2 * PAGES)
         elif action in ("bits", "join") and all(vpn in plain for vpn in range(start, end)):
             if action == "bits":
                 tables.add_bits(start, end, 64)
@@ -98,8 +98,8 @@ def test_page_tables_are_a_dictionary_of_entries(data: st.DataObject) -> None:
 
 def test_pieces_of_a_long_run_end_where_areas_do() -> None:
     tables = PageTables()
-    tables.store(7, range(1000, 1_000_000), 31)
-    pieces = list(tables.pieces(0, 1 << 20))
+    tables.store(Vpn(7), range(1000, 1_000_000), 31)
+    pieces = list(tables.pieces(Vpn(0), Vpn(1 << 20)))
     assert pieces[0][0] == 7
     assert pieces[-1][1] == 7 + 999_000
     assert all(end == start and end % HUGE_PAGES == 0 for (_, end), (start, _) in pairwise(pieces))
@@ -108,7 +108,7 @@ def test_pieces_of_a_long_run_end_where_areas_do() -> None:
 
 def test_a_region_of_any_size_is_one_run() -> None:
     tables = PageTables()
-    tables.store(7, range(1000, 1_000_000), 31)
+    tables.store(Vpn(7), range(1000, 1_000_000), 31)
     (run,) = tables.everything()
     assert isinstance(run, Run)
     assert (run.start, run.pages, run.step) == (7, 999_000, 1)
@@ -116,10 +116,10 @@ def test_a_region_of_any_size_is_one_run() -> None:
 
 def test_what_joins_is_a_run_again() -> None:
     tables = PageTables()
-    tables.store(7, range(1000, 4000), 31)
+    tables.store(Vpn(7), range(1000, 4000), 31)
     tables.get(1)
     assert len(tables.everything()) == 3
-    tables.join(7, 3007)
+    tables.join(Vpn(7), Vpn(3007))
     (run,) = tables.everything()
     assert isinstance(run, Run)
 
@@ -127,9 +127,9 @@ def test_what_joins_is_a_run_again() -> None:
 @pytest.mark.parametrize("page", [6, 3007])
 def test_what_shares_an_area_with_another_entry_does_not_join(page: int) -> None:
     tables = PageTables()
-    tables.store(7, range(1000, 4000), 31)
+    tables.store(Vpn(7), range(1000, 4000), 31)
     for area in range(6):
         tables.get(area)
-    tables.store(page, np.array([900]), 5)
-    tables.join(7, 3007)
+    tables.store(Vpn(page), np.array([900]), 5)
+    tables.join(Vpn(7), Vpn(3007))
     assert not any(isinstance(part, Run) for part in tables.everything())

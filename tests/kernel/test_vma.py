@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaList
+from dksmfs.kernel.units import Pgoff, Vpn
 from tests.kernel.conftest import programs_profile
 
 LIMIT = 2000
@@ -41,12 +42,16 @@ def test_the_highest_gap_is_found_whatever_was_asked_before(
             first = which % len(mappings)
             vmas.remove(mappings[first], mappings[min(first + pages % 3, len(mappings) - 1)])
             continue
-        start = vmas.gap_below(LIMIT, pages)
+        start = vmas.gap_below(Vpn(LIMIT), pages)
         assert start == highest_gap(mappings, pages)
         if what == "map" and start is not None:
-            vmas.insert(Vma(start, start + pages, start, Prot(which % 8), Kind.ANON))
+            vmas.insert(_mapping(start, pages, Prot(which % 8)))
         elif what == "map" or which % 4 == 0:  # MAP_FIXED, also above the limit
-            fixed = which % (LIMIT + 100)
-            if not vmas.overlapping(fixed, fixed + pages):
-                vmas.insert(Vma(fixed, fixed + pages, fixed, Prot.READ, Kind.ANON))
+            fixed = Vpn(which % (LIMIT + 100))
+            if not vmas.overlapping(fixed, Vpn(fixed + pages)):
+                vmas.insert(_mapping(fixed, pages, Prot.READ))
         vmas.check_invariants()
+
+
+def _mapping(start: Vpn, pages: int, prot: Prot) -> Vma:
+    return Vma(start, Vpn(start + pages), Pgoff(start), prot, Kind.ANON)

@@ -21,26 +21,27 @@ from dksmfs.kernel.memory.entries import (
     PageTable,
     Run,
     area_end,
+    area_start,
 )
-from dksmfs.kernel.memory.frames import Pfns, home
+from dksmfs.kernel.memory.frames import home
 from dksmfs.kernel.memory.page_cache import NO_PAGE, File
 from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PIECE_PARTS
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Mask, Pfns, Pgoff, Vpn
 
 _FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB
 
 Positions = npt.NDArray[np.int64]  # entries of a page table
 
 
-def access(mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[None]:
+def access(mm: AddressSpace, start: Vpn, end: Vpn, *, write: bool) -> Work[None]:
     """The process loads from, or stores to, each page of the range, which must allow that."""
     for _ in accessed(mm, start, end, write=write):
         yield
 
 
-def accessed(mm: AddressSpace, start: int, end: int, *, write: bool) -> Iterator[tuple[int, int]]:
+def accessed(mm: AddressSpace, start: Vpn, end: Vpn, *, write: bool) -> Iterator[tuple[Vpn, Vpn]]:
     """Like `access`: yields the pages that have just been accessed."""
     mm.frames.require(end - start)  # before anything happens
     bits = ACCESSED | DIRTY if write else ACCESSED
@@ -54,7 +55,7 @@ def accessed(mm: AddressSpace, start: int, end: int, *, write: bool) -> Iterator
         start = limit
 
 
-def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[tuple[int, str | None]]:
+def reach(mm: AddressSpace, start: Vpn, end: Vpn, *, write: bool) -> Work[tuple[Vpn, str | None]]:
     """How far accesses from `start` on get: the page of the first one that is fatal, or `end`;
     and the signal it gets: SIGSEGV, or SIGBUS behind the end of a file."""
     vpn = start
@@ -71,7 +72,7 @@ def reach(mm: AddressSpace, start: int, end: int, *, write: bool) -> Work[tuple[
     return end, None
 
 
-def fault_behind_end(mm: AddressSpace, vpn: int, *, write: bool) -> None:
+def fault_behind_end(mm: AddressSpace, vpn: Vpn, *, write: bool) -> None:
     """What the fault of a page behind the end of its file leaves, before it becomes a SIGBUS.
 
     A read maps what is near (do_read_fault), a write to a private mapping prepares it for
@@ -91,22 +92,22 @@ def fault_behind_end(mm: AddressSpace, vpn: int, *, write: bool) -> None:
         _map_file_pages(mm, vma, area, mm.table(area), near)
 
 
-def end_of_file(vma: Vma) -> int:
+def end_of_file(vma: Vma) -> Vpn:
     """The first virtual page of the mapping behind the end of its file."""
     if vma.file is None:
         return vma.end
-    return min(vma.start + max(vma.file.page_count - vma.pgoff, 0), vma.end)
+    return min(Vpn(vma.start + max(vma.file.page_count - vma.pgoff, 0)), vma.end)
 
 
-def populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> Work[None]:
+def populate(mm: AddressSpace, vma: Vma, start: Vpn, end: Vpn, *, write: bool) -> Work[None]:
     """Fault in the pages of a range within `vma`, for a read or a write."""
     for _ in _populated(mm, vma, start, end, write):
         yield
 
 
 def _populated(
-    mm: AddressSpace, vma: Vma, start: int, end: int, write: bool
-) -> Iterator[tuple[int, int]]:
+    mm: AddressSpace, vma: Vma, start: Vpn, end: Vpn, write: bool
+) -> Iterator[tuple[Vpn, Vpn]]:
     """Like `populate`, a millisecond's work at a time: yields the pages that are present now."""
     wanted = PRESENT | WRITE if write else PRESENT
     in_runs = vma.kind is Kind.ANON and not mm.huge_possible(vma)
@@ -126,9 +127,9 @@ def _populated(
         start = stop
 
 
-def _served(mm: AddressSpace, start: int, end: int, wanted: int) -> int:
+def _served(mm: AddressSpace, start: Vpn, end: Vpn, wanted: int) -> Vpn:
     """How far the entries from `start` on allow the access as they are."""
-    limit = min(end, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES)
+    limit = min(end, _piece_end(start))
     for part in mm.tables.look(start, limit, PIECE_PARTS):
         if part.start > start or not part.allows(wanted):
             break
@@ -136,10 +137,15 @@ def _served(mm: AddressSpace, start: int, end: int, wanted: int) -> int:
     return start
 
 
-def _reused(mm: AddressSpace, start: int, end: int) -> int:
+def _piece_end(start: Vpn) -> Vpn:
+    """Where a piece that begins at `start` ends, at the latest."""
+    return area_start(start + PIECE_PAGES)
+
+
+def _reused(mm: AddressSpace, start: Vpn, end: Vpn) -> Vpn:
     """How far the pages from `start` on are a run of frames that nobody else maps; they become
     writable in place, as those of `_write_fault_private` do."""
-    limit = min(end, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES)
+    limit = min(end, _piece_end(start))
     run = next(iter(mm.tables.look(start, limit, 1)), None)
     if not isinstance(run, Run) or run.start > start or not run.step:
         return start
@@ -149,14 +155,14 @@ def _reused(mm: AddressSpace, start: int, end: int) -> int:
     return run.end
 
 
-def _absent(mm: AddressSpace, start: int, end: int) -> int:
+def _absent(mm: AddressSpace, start: Vpn, end: Vpn) -> Vpn:
     """How far there are no page tables from `start` on."""
-    part = mm.tables.first(start // HUGE_PAGES * HUGE_PAGES, end)
-    limit = end if part is None else part.start // HUGE_PAGES * HUGE_PAGES
-    return max(min(limit, (start + PIECE_PAGES) // HUGE_PAGES * HUGE_PAGES), start)
+    part = mm.tables.first(area_start(start), end)
+    limit = end if part is None else area_start(part.start)
+    return max(min(limit, _piece_end(start)), start)
 
 
-def _map_fresh(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
+def _map_fresh(mm: AddressSpace, vma: Vma, start: Vpn, end: Vpn, write: bool) -> None:
     """do_anonymous_page for all pages of areas without a page table, at once: each gets a frame
     of its own, or the zero page."""
     if write:
@@ -167,7 +173,7 @@ def _map_fresh(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) ->
         mm.tables.add_run(Run(start, end, ZERO_PFN, 0, PRESENT | ACCESSED))
 
 
-def _fault(mm: AddressSpace, vma: Vma, start: int, end: int, write: bool) -> None:
+def _fault(mm: AddressSpace, vma: Vma, start: Vpn, end: Vpn, write: bool) -> None:
     """The pages, which are in one area, are accessed one after the other."""
     area = start // HUGE_PAGES
     if vma.kind is Kind.HUGETLB:
@@ -209,7 +215,7 @@ def _new_huge(mm: AddressSpace, vma: Vma, area: int, write: bool) -> HugePage:
     if not write:
         return HugePage.of(area, ZERO_PFN, PRESENT | ACCESSED)
     head = mm.frames.allocate_huge()
-    place = home(family, vma.linear_page_index(area * HUGE_PAGES))
+    place = home(family, vma.linear_page_index(Vpn(area * HUGE_PAGES)))
     mm.frames.make_anonymous(range(head, head + HUGE_PAGES), range(place, place + HUGE_PAGES))
     mm.frames.get_huge(head)
     return HugePage.of(area, head, PRESENT | WRITTEN)
@@ -253,7 +259,7 @@ def _map_file_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at:
 
 def _cached_near(vma: Vma, file: File, area: int, at: Positions) -> Positions:
     """The entries around those at `at` whose page is in the page cache."""
-    base = area * HUGE_PAGES
+    base = Vpn(area * HUGE_PAGES)
     windows = distinct(at // _FAULT_AROUND_PAGES) * _FAULT_AROUND_PAGES
     near = (windows[:, np.newaxis] + np.arange(_FAULT_AROUND_PAGES)).ravel()
     near = near[(near >= vma.start - base) & (near < end_of_file(vma) - base)]
@@ -272,7 +278,7 @@ def _map_absent(
     """Map pages of the mapping's file at absent entries; holes become zero-filled pages."""
     assert vma.file is not None
     if len(at):
-        pfns = vma.file.pages(mm.frames, vma.linear_page_index(area * HUGE_PAGES) + at)
+        pfns = vma.file.pages(mm.frames, vma.linear_page_index(Vpn(area * HUGE_PAGES)) + at)
         mm.frames.get(pfns)
         table.pfn[at], table.flags[at] = pfns, flags
 
@@ -298,12 +304,12 @@ def _write_fault_private(
     _copy_pages(mm, vma, area, table, at[~reused])
 
 
-def _sole_user(mm: AddressSpace, pfns: Pfns) -> npt.NDArray[np.bool_]:
+def _sole_user(mm: AddressSpace, pfns: Pfns) -> Mask:
     """Which of the writes to `pfns`, one after the other, finds itself the only user of its frame.
 
     A frame that several of the entries map, and nobody else, is copied for all but the last.
     """
-    sole: npt.NDArray[np.bool_] = mm.frames.mapcounts(pfns) == 1
+    sole: Mask = mm.frames.mapcounts(pfns) == 1
     _, last, counts = np.unique(pfns[::-1], return_index=True, return_counts=True)
     last = len(pfns) - 1 - last
     sole[last[mm.frames.mapcounts(pfns[last]) == counts]] = True
@@ -320,7 +326,7 @@ def _copy_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Pos
     if not len(at):
         return
     family = mm.prepare_anon_vma(vma)
-    index = vma.linear_page_index(area * HUGE_PAGES) + at
+    index = vma.linear_page_index(Vpn(area * HUGE_PAGES)) + at
     old = table.pfn[at].astype(np.int64)
     source = old.copy()
     absent = table.flags[at] == 0
@@ -329,7 +335,7 @@ def _copy_pages(mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Pos
     new = numbers(mm.frames.allocate(len(at)))
     copied = source != ZERO_PFN
     mm.frames.contents.copy(source[copied], new[copied])
-    mm.frames.make_anonymous(new, home(family, 0) + index)
+    mm.frames.make_anonymous(new, home(family, Pgoff(0)) + index)
     mm.frames.get(new)
     table.pfn[at], table.flags[at] = new, PRESENT | WRITTEN
     mm.frames.put(old[old != ZERO_PFN])

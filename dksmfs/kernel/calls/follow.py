@@ -18,13 +18,11 @@ from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PROTNONE, WRITE, area_ranges
-from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaFlag
 from dksmfs.kernel.pausing import Work, finished
-from dksmfs.kernel.units import HUGE_PAGES
+from dksmfs.kernel.units import HUGE_PAGES, Mask, Pfns, Vpn
 
-Mask = npt.NDArray[np.bool_]
 States = npt.NDArray[np.uint8]  # a State for each page
 
 _MAPPINGS_AT_ONCE = 256  # looked at between pauses
@@ -46,8 +44,8 @@ class State(IntEnum):
 class Mapping:
     """A mapping of the real process, in virtual pages; `flags` has HUGEPAGE, NOHUGEPAGE or none."""
 
-    start: int
-    end: int
+    start: Vpn
+    end: Vpn
     prot: Prot
     kind: Kind
     flags: VmaFlag = VmaFlag.NONE
@@ -61,16 +59,16 @@ class Area:
     page `indices[i]` of `content`.
     """
 
-    start: int
+    start: Vpn
     states: States
     changed: Mask
     content: Content
     indices: Indices
 
     @property
-    def end(self) -> int:
+    def end(self) -> Vpn:
         """The virtual page behind the last one."""
-        return self.start + len(self.states)
+        return Vpn(self.start + len(self.states))
 
 
 def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[None]:
@@ -87,7 +85,7 @@ def follow_mappings(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[None]:
         yield
 
 
-def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[list[tuple[int, int]]]:
+def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[list[tuple[Vpn, Vpn]]]:
     """The mapped ranges where nothing, or something of another kind, is to be."""
     found = []
     first = 0  # of the wanted mappings, the first that does not end before the vma
@@ -109,7 +107,7 @@ def _unwanted(mm: AddressSpace, wanted: Sequence[Mapping]) -> Work[list[tuple[in
     return found
 
 
-def _gaps(mm: AddressSpace, mapping: Mapping) -> Iterator[tuple[int, int]]:
+def _gaps(mm: AddressSpace, mapping: Mapping) -> Iterator[tuple[Vpn, Vpn]]:
     vpn = mapping.start
     for vma in mm.vmas.overlapping(mapping.start, mapping.end):
         if vpn < vma.start:
@@ -139,7 +137,7 @@ def follow_pages(mm: AddressSpace, real: Area) -> None:
 
 def _part(real: Area, here: slice) -> Area:
     return Area(
-        real.start + here.start,
+        Vpn(real.start + here.start),
         real.states[here],
         real.changed[here],
         real.content,
@@ -164,15 +162,16 @@ def _follow_area(mm: AddressSpace, vma: Vma, real: Area) -> None:
     differs = wanted & anonymous & small
     differs[differs] = _differs(mm, pfns[differs], real.content, real.indices[differs])
     written = wanted & (~anonymous | differs)
-    for low, high in _runs(written):
-        _populate(mm, vma, real.start + low, real.start + high, write=True)
+    for low, high in _ranges(real.start, written):
+        _populate(mm, vma, low, high, write=True)
     if written.any():
         _set_written(mm, vma, written, real)
-    for low, high in _runs((flags == 0) & ((states == State.ZERO) | (states == State.FILE))):
-        _populate(mm, vma, real.start + low, real.start + high, write=False)
+    read = (flags == 0) & ((states == State.ZERO) | (states == State.FILE))
+    for low, high in _ranges(real.start, read):
+        _populate(mm, vma, low, high, write=False)
 
 
-def _populate(mm: AddressSpace, vma: Vma, start: int, end: int, *, write: bool) -> None:
+def _populate(mm: AddressSpace, vma: Vma, start: Vpn, end: Vpn, *, write: bool) -> None:
     finished(faults.populate(mm, vma, start, end, write=write))
 
 
@@ -185,8 +184,8 @@ def _drop(mm: AddressSpace, states: States, real: Area) -> None:
     gone &= (states == State.ABSENT) | (anonymous & ((states != State.ANON) | real.changed))
     if len(states) == HUGE_PAGES and not states.any():
         gone = flags != 0
-    for low, high in _runs(gone):
-        finished(mm.zap(real.start + low, real.start + high))
+    for low, high in _ranges(real.start, gone):
+        finished(mm.zap(low, high))
 
 
 def _differs(mm: AddressSpace, pfns: Pfns, content: Content, indices: Indices) -> Mask:
@@ -205,8 +204,8 @@ def _set_written(mm: AddressSpace, vma: Vma, written: Mask, real: Area) -> None:
     if vma.writable or mm.tables.huge(real.start // HUGE_PAGES) is not None:
         return
     added = PROTNONE if vma.prot is Prot.NONE else 0
-    for low, high in _runs(written):
-        for part in mm.tables.parts(real.start + low, real.start + high):
+    for low, high in _ranges(real.start, written):
+        for part in mm.tables.parts(low, high):
             part.change(0xFF & ~WRITE, added)
 
 
@@ -223,7 +222,7 @@ def take_over(mm: AddressSpace, lost: Content, content: Content, first: int) -> 
         mm.frames.contents.set(pfns[at[chosen]], content, indices[chosen])
 
 
-def _runs(mask: Mask) -> list[tuple[int, int]]:
-    """The runs of True: start and end of each."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+def _ranges(start: Vpn, mask: Mask) -> list[tuple[Vpn, Vpn]]:
+    """The pages that the mask, which begins at page `start`, is True for, as ranges."""
+    edges = start + np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -10,7 +10,7 @@ from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.vma import Kind, Vma, VmaFlag
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE, Vpn
 
 _ADDRESSES = 1 << 64
 
@@ -32,7 +32,7 @@ _HUGE_FLAGS: Final = {
 _BUT_HUGE_FLAGS: Final = ~(VmaFlag.HUGEPAGE | VmaFlag.NOHUGEPAGE)
 
 
-def advised_range(address: int, length: int, advice: int) -> tuple[int, int]:
+def advised_range(address: int, length: int, advice: int) -> tuple[Vpn, Vpn]:
     """The virtual pages `start` to `end` - 1 of a call with `address` and `length` in bytes.
 
     EINVAL in the order of do_madvise: unknown advice, misaligned address, length that wraps.
@@ -44,7 +44,7 @@ def advised_range(address: int, length: int, advice: int) -> tuple[int, int]:
     end = address + -(-length // PAGE_SIZE) * PAGE_SIZE
     if end >= _ADDRESSES and length:
         raise kernel_error(errno.EINVAL, "the range wraps around the end of the address space")
-    return address // PAGE_SIZE, end // PAGE_SIZE
+    return Vpn(address // PAGE_SIZE), Vpn(end // PAGE_SIZE)
 
 
 class AdvisedMappings:
@@ -53,11 +53,11 @@ class AdvisedMappings:
     A mapping may be changed before the next one is asked for.
     """
 
-    def __init__(self, mm: AddressSpace, start: int, end: int) -> None:
+    def __init__(self, mm: AddressSpace, start: Vpn, end: Vpn) -> None:
         self._mm, self._start, self._end = mm, start, end
         self._holes = False
 
-    def __iter__(self) -> Iterator[tuple[Vma, int, int]]:
+    def __iter__(self) -> Iterator[tuple[Vma, Vpn, Vpn]]:
         vpn = self._start
         while vpn < self._end:
             vma = self._mm.vmas.find(vpn)
@@ -74,7 +74,7 @@ class AdvisedMappings:
             raise kernel_error(errno.ENOMEM, "part of the range is not mapped")
 
 
-def apply_advice(mm: AddressSpace, vma: Vma, low: int, high: int, advice: Advice) -> Work[None]:
+def apply_advice(mm: AddressSpace, vma: Vma, low: Vpn, high: Vpn, advice: Advice) -> Work[None]:
     """Carry out an advice other than MERGEABLE on a part of one mapping."""
     if advice is Advice.DONTNEED:
         if vma.kind is Kind.HUGETLB or vma.flags & VmaFlag.LOCKED:  # can_madv_lru_vma

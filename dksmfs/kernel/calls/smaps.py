@@ -9,7 +9,7 @@ from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import HugePage
 from dksmfs.kernel.memory.vma import Vma, prot_text
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import PAGE_SIZE, TASK_PAGES
+from dksmfs.kernel.units import PAGE_SIZE, TASK_PAGES, Vpn
 
 _PSS_SHIFT = 12  # fixed-point bits of the kernel's proportional sizes
 _PAGE_KB = PAGE_SIZE // 1024
@@ -34,7 +34,7 @@ def mappings_info(mm: AddressSpace) -> Work[list[MappingInfo]]:
     """The mappings, in ascending order. Those that change in a pause are shown as they were when
     they were come to, or not at all."""
     found: list[MappingInfo] = []
-    vma = mm.vmas.find(0)
+    vma = mm.vmas.find(Vpn(0))
     while vma is not None:
         end = vma.end
         found.append((yield from _mapping_info(mm, vma)))
@@ -70,7 +70,7 @@ def _mapping_info(mm: AddressSpace, vma: Vma) -> Work[MappingInfo]:
 def present_pages(mm: AddressSpace) -> Work[int]:
     """Pages that the process has in memory, hugetlb and zero pages left out."""
     count = 0
-    for low, high in mm.tables.pieces(0, TASK_PAGES):
+    for low, high in mm.tables.pieces(Vpn(0), TASK_PAGES):
         count += sum(part.resident for part in mm.tables.look(low, high))
         yield
     return count

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import PAGE_SIZE
+from dksmfs.kernel.units import PAGE_SIZE, Mask
 
 Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
 Words = npt.NDArray[np.uint64]
-Mask = npt.NDArray[np.bool_]
 
 _COMPARED_PAGES: Final = (64, 8, 1)
 """Pages compared by one call; where it finds a difference, by the next ones. So equal pages take

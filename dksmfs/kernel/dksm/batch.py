@@ -8,13 +8,11 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.hashes import Checksums, Hashes
 from dksmfs.kernel.dksm.walk import Stretch
-from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.entries import Flags
-from dksmfs.kernel.memory.frames import Frames, Pfns, home
+from dksmfs.kernel.memory.frames import Frames, home
+from dksmfs.kernel.units import Mask, Numbers, Pfns, Vpns
 
 _DENSE: Final = 8  # pages of address space for each page of a batch, at the most
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +24,13 @@ class Batch:
     derives from `pfn`; a page is at home where that is its own.
     """
 
-    vpn: Numbers
+    vpn: Vpns
     pfn: Pfns
     flags: Flags
     checksum: Checksums
     hash: Hashes
     twin: Pfns
-    derived: Numbers
+    derived: Vpns
 
     def __len__(self) -> int:
         return len(self.vpn)
@@ -93,7 +91,7 @@ class Outcome:
     merged: Numbers
     targets: Pfns
     tracked: Numbers
-    left: Numbers
+    left: Pfns
     failed: int = 0
     stale: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
 

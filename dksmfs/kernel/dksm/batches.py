@@ -19,12 +19,10 @@ from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.plain import decide_plain
 from dksmfs.kernel.dksm.turns import Turns
 from dksmfs.kernel.dksm.walk import Stretch, Walk
-from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import Flags
-from dksmfs.kernel.memory.frames import Pfns
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import HUGE_PAGES
+from dksmfs.kernel.units import HUGE_PAGES, Numbers, Pfns
 
 BATCH_PAGES: Final = 16 * HUGE_PAGES
 """Pages that are decided on together, which takes about a millisecond."""

@@ -17,13 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.dksm.batch import Batch, Mask, Outcome, starts
+from dksmfs.kernel.dksm.batch import Batch, Outcome, starts
 from dksmfs.kernel.dksm.descriptors import Chains, Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
-from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
-from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 
 def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) -> Work[Outcome]:

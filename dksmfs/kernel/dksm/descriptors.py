@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import Checksums, Hashes, checksums_of
-from dksmfs.kernel.dksm.batch import Mask, starts
+from dksmfs.kernel.dksm.batch import starts
 from dksmfs.kernel.dksm.engine import Dksm
-from dksmfs.kernel.linear import Numbers, distinct
-from dksmfs.kernel.memory.frames import Pfns
+from dksmfs.kernel.linear import distinct
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 _LONG: Final = 64  # descriptors that make a chain worth keeping
 _KEPT_AT_ONCE: Final = 1 << 13  # descriptors that are looked at between pauses

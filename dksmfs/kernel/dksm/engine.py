@@ -28,18 +28,18 @@ from enum import Enum
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dksmfs.kernel.content.hashes import Checksums
 from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable
 from dksmfs.kernel.dksm.walk import Walk
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import Numbers, compact
+from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory
 from dksmfs.kernel.memory.entries import ACCESSED, PRESENT, PROTNONE, Flags
-from dksmfs.kernel.memory.frames import Pfns, home_pgoff
+from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.memory.vma import Kind, Vma
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Mask, Numbers, Pfn, Pfns, Vpn, Vpns
 
 MERGED: Final = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean
 
@@ -85,7 +85,7 @@ class Dksm:
             self.frames.untrack_all()
         self.run = value
 
-    def advertise(self, mm: AddressSpace, mappings: Iterable[tuple[Vma, int, int]]) -> Work[None]:
+    def advertise(self, mm: AddressSpace, mappings: Iterable[tuple[Vma, Vpn, Vpn]]) -> Work[None]:
         """Merge or track virtual pages `first` to `last` - 1 of each of the `mappings`, which
         ascend."""
         walk = Walk(mm)
@@ -113,13 +113,13 @@ class Dksm:
             if taken:
                 return taken
         vma, vpn, _ = walk.first
-        walk.mm.split_huge_pages(vpn, vpn + 1)
+        walk.mm.split_huge_pages(vpn, Vpn(vpn + 1))
         self.advertise_page(walk.mm, vma, vpn)
         return 1
 
     # --- the rules, page by page ------------------------------------------------------------
 
-    def advertise_page(self, mm: AddressSpace, vma: Vma, vpn: int) -> None:
+    def advertise_page(self, mm: AddressSpace, vma: Vma, vpn: Vpn) -> None:
         """Reject a page, or look it up and merge or track it."""
         pfn, flags = mm.tables.entry(vpn)
         if not self.passes(np.array([pfn]), np.array([flags], np.uint8))[0]:
@@ -138,31 +138,31 @@ class Dksm:
                 self.merging_failed += count
         self.track(np.array([checksum], np.uint32), np.array([pfn]))
 
-    def passes(self, pfns: Pfns, flags: Flags) -> npt.NDArray[np.bool_]:
+    def passes(self, pfns: Pfns, flags: Flags) -> Mask:
         """Whether each page is present, accessible, anonymous (the zero page is not), and not part
         of a huge page."""
-        passing: npt.NDArray[np.bool_] = flags & (PRESENT | PROTNONE) == PRESENT
+        passing: Mask = flags & (PRESENT | PROTNONE) == PRESENT
         passing &= self.frames.anonymous(pfns) & ~self.frames.compound(pfns)
         return passing
 
-    def _checksum(self, pfn: int) -> int:
+    def _checksum(self, pfn: Pfn) -> int:
         return int(self.frames.hashes.checksums(np.array([pfn]))[0])
 
-    def _judge(self, pfn: int, checksum: int, other: int) -> Verdict:
+    def _judge(self, pfn: Pfn, checksum: int, other: Pfn) -> Verdict:
         """What a descriptor of frame `other` is to a page with the same checksum."""
         if not self.frames.mapcount(other) or self._checksum(other) != checksum:
             return Verdict.STALE
         equal = self.frames.contents.equal(np.array([pfn]), np.array([other]))[0]
         return Verdict.EQUAL if equal else Verdict.COLLISION
 
-    def _replace(self, mm: AddressSpace, vma: Vma, pfn: int, flags: int, target: int) -> bool:
+    def _replace(self, mm: AddressSpace, vma: Vma, pfn: Pfn, flags: int, target: Pfn) -> bool:
         """Make the entry at the address derived from frame `pfn` point to `target`, if that entry
         is `pfn` and `flags` (page_address_in_vma, pte_same)."""
         place = self.frames.home(pfn)
         pgoff = None if vma.anon_vma is None else home_pgoff(place, vma.anon_vma.root)
         if pgoff is None:
             return False
-        vpn = vma.start + pgoff - vma.pgoff
+        vpn = Vpn(vma.start + pgoff - vma.pgoff)
         if not vma.start <= vpn < vma.end or mm.tables.entry(vpn) != (pfn, flags):
             return False
         self.merge(mm, np.array([vpn]), np.array([pfn]), np.array([target]))
@@ -170,7 +170,7 @@ class Dksm:
 
     # --- what advertising changes -----------------------------------------------------------
 
-    def merge(self, mm: AddressSpace, vpns: Numbers, pfns: Pfns, targets: Pfns) -> None:
+    def merge(self, mm: AddressSpace, vpns: Vpns, pfns: Pfns, targets: Pfns) -> None:
         """Make the entries of pages (ascending), which map `pfns`, point to `targets`."""
         self.frames.get(compact(targets))
         self.frames.put(compact(pfns))

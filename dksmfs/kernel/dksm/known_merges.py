@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from dksmfs.kernel.dksm.engine import MERGED, Dksm, MergeShortcut
 from dksmfs.kernel.dksm.walk import Walk
-from dksmfs.kernel.linear import Numbers, compact
+from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Run
 from dksmfs.kernel.memory.frames import home
 from dksmfs.kernel.memory.vma import Vma
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Pfn, Pfns, Vpn
 
 Origin = tuple[int, int]  # the number of a content, and a page in it
 
@@ -27,16 +28,16 @@ class _Known:
 
     first: int
     end: int
-    pfn: int
+    pfn: Pfn
     step: int
 
-    def continues_at(self, page: int, pfn: int, step: int) -> bool:
+    def continues_at(self, page: int, pfn: Pfn, step: int) -> bool:
         """Whether more pages, from `page` on, go on in the same way."""
         return (page, step) == (self.end, self.step) and pfn == self.frame(page)
 
-    def frame(self, page: int) -> int:
+    def frame(self, page: int) -> Pfn:
         """The frame that a page merges with."""
-        return self.pfn + self.step * (page - self.first)
+        return Pfn(self.pfn + self.step * (page - self.first))
 
 
 class KnownMerges(MergeShortcut):
@@ -61,12 +62,12 @@ class KnownMerges(MergeShortcut):
         self._asked = None if merged else origin, version, self.dksm.pages_merged
         return merged
 
-    def _merge(self, mm: AddressSpace, origin: Origin, low: int, high: int) -> int:
+    def _merge(self, mm: AddressSpace, origin: Origin, low: Vpn, high: Vpn) -> int:
         """Merge pages from `low` on as far as is known; returns how many."""
         known = self._known.get(origin[0])
         if known is None or not known.first <= origin[1] < known.end:
             return 0
-        run = mm.tables.look(low, min(high, low + known.end - origin[1]))[0]
+        run = mm.tables.look(low, min(high, Vpn(low + known.end - origin[1])))[0]
         assert isinstance(run, Run)
         merged = Run(run.start, run.end, known.frame(origin[1]), known.step, MERGED)
         if merged.frames != run.frames and mm.frames.any_tracked(run.frames):
@@ -81,9 +82,9 @@ class KnownMerges(MergeShortcut):
         now = walk.mm.frames.version.number, self.dksm.pages_merged - pages
         low, most = walk.first.low, walk.first.pages
         if origin is not None and now == tuple(before) and pages <= most:
-            self._note(origin, walk.mm.tables.entries(low, low + pages)[0], now[0])
+            self._note(origin, walk.mm.tables.entries(low, Vpn(low + pages))[0], now[0])
 
-    def _note(self, origin: Origin, targets: Numbers, version: int) -> None:
+    def _note(self, origin: Origin, targets: Pfns, version: int) -> None:
         """The page at `origin` and those behind it have merged with the frames `targets`."""
         if version != self._version:
             self._known, self._version = {}, version
@@ -92,14 +93,14 @@ class KnownMerges(MergeShortcut):
         if not step and (targets != targets[0]).any():
             return
         content, first = origin
-        pfn, end = int(targets[0]), first + len(targets)
+        pfn, end = Pfn(int(targets[0])), first + len(targets)
         before = self._known.get(content)
         if before is not None and before.continues_at(first, pfn, step):
             first, pfn = before.first, before.pfn
         self._known[content] = _Known(first, end, pfn, step)
 
 
-def origin_of(mm: AddressSpace, vma: Vma, low: int, high: int) -> Origin | None:
+def origin_of(mm: AddressSpace, vma: Vma, low: Vpn, high: Vpn) -> Origin | None:
     """The content that the stretch holds, and which of its pages comes first; None if it is not
     one run of accessible pages at home, or not known to hold pages in a row that never change."""
     parts = mm.tables.look(low, high)

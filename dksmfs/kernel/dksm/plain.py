@@ -8,10 +8,11 @@ the descriptor that it found, and no other descriptor is looked at.
 
 import numpy as np
 
-from dksmfs.kernel.dksm.batch import Batch, Mask, Outcome, starts
+from dksmfs.kernel.dksm.batch import Batch, Outcome, starts
 from dksmfs.kernel.dksm.engine import Dksm
 from dksmfs.kernel.dksm.table import NO_SLOT
-from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.memory.frames import Frames
+from dksmfs.kernel.units import Mask, Pfns
 
 
 def decide_plain(dksm: Dksm, batch: Batch) -> Outcome:

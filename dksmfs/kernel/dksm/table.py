@@ -8,15 +8,15 @@ that cannot be seen from outside, since only descriptors with one and the same c
 each other, and their order in the chain is the same.
 """
 
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dksmfs.kernel.content.hashes import Checksums
-from dksmfs.kernel.linear import Numbers
 from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.units import Mask, Numbers, Pfn, Pfns
 
 HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size shows
 NO_SLOT: Final = -1
@@ -51,7 +51,6 @@ _LINK: Final = np.dtype([("key", np.uint32), ("next", np.int32)])
 """What is looked at along a chain, side by side: that is one line of the processor's cache."""
 
 Slots = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
 _Keys = npt.NDArray[np.uint32]
 
 
@@ -97,7 +96,7 @@ class Hashtable:
         """The slot of the newest descriptor with each checksum; NO_SLOT if there is none."""
         return self._newest(checksums * _FACTOR)
 
-    def newest_frames(self, checksums: Checksums) -> Numbers:
+    def newest_frames(self, checksums: Checksums) -> Pfns:
         """The frame of the newest descriptor with each checksum; 0 if there is none."""
         slots = self.newest(checksums)
         return np.where(slots == NO_SLOT, 0, self.pfns(slots))
@@ -145,7 +144,7 @@ class Hashtable:
         behind = behind[self._pfn[behind] != 0]  # a removed slot's key is that of other checksums
         return np.concatenate([np.array(found, np.int32), behind])
 
-    def pfns(self, slots: Slots | Numbers) -> Numbers:
+    def pfns(self, slots: Slots | Numbers) -> Pfns:
         """The frame of each slot; anything for NO_SLOT."""
         return self._pfn.take(slots).astype(np.int64)
 
@@ -153,7 +152,7 @@ class Hashtable:
         """How many descriptors each slot stands for; anything for NO_SLOT."""
         return self._repeats.take(slots).astype(np.int64) + 1
 
-    def chain(self, checksum: int) -> list[tuple[int, int, int]]:
+    def chain(self, checksum: int) -> list[tuple[int, Pfn, int]]:
         """The slots with `checksum`, newest first: number, frame and count of each."""
         key_at, next_at = self._key.item, self._next.item
         key = checksum * _GOLDEN_RATIO_32 & _KEY_MASK
@@ -163,12 +162,12 @@ class Hashtable:
             if key_at(slot) == key:
                 found.append((slot, self._pfn.item(slot), self._repeats.item(slot) + 1))
             slot = next_at(slot)
-        return found
+        return cast("list[tuple[int, Pfn, int]]", found)
 
-    def frames(self) -> Numbers:
+    def frames(self) -> Pfns:
         """The frame of every slot."""
         used = self._pfn[: self._used]
-        frames: Numbers = used[used != 0].astype(np.int64)
+        frames: Pfns = used[used != 0].astype(np.int64)
         return frames
 
     def _buckets(self, keys: _Keys) -> npt.NDArray[np.intp]:
@@ -201,7 +200,7 @@ class Hashtable:
         self._live -= len(slots)
         self._version.change()
 
-    def add(self, checksums: Checksums, pfns: Numbers) -> Mask:
+    def add(self, checksums: Checksums, pfns: Pfns) -> Mask:
         """Put descriptors at the head of their chains, one after the other; those with the same
         checksum stand together. Tells of each whether it got a slot of its own; otherwise it
         repeats the newest one and is counted there."""
@@ -209,10 +208,10 @@ class Hashtable:
         self._version.change()
         self._descriptors += len(pfns)
         if len(pfns) == 1:
-            return np.array([self._add_one(checksums.item(), pfns.item())])
+            return np.array([self._add_one(checksums.item(), Pfn(pfns.item()))])
         return self._add_many(checksums * _FACTOR, pfns)
 
-    def _add_one(self, checksum: int, pfn: int) -> bool:
+    def _add_one(self, checksum: int, pfn: Pfn) -> bool:
         """`add` without arrays, which take 40 us for a single descriptor."""
         key = checksum * _GOLDEN_RATIO_32 & _KEY_MASK
         slot = self._heads.item(key >> (_KEY_BITS - self._bits))
@@ -231,7 +230,7 @@ class Hashtable:
         self._highest_pfn = max(self._highest_pfn, pfn)
         return True
 
-    def _add_many(self, keys: _Keys, pfns: Numbers) -> Mask:
+    def _add_many(self, keys: _Keys, pfns: Pfns) -> Mask:
         new = _starts(keys)
         first = np.flatnonzero(new)
         new[1:] |= pfns[1:] != pfns[:-1]
@@ -252,7 +251,7 @@ class Hashtable:
         self._repeated = True
         return new
 
-    def _repeating(self, keys: _Keys, pfns: Numbers, asked: Numbers) -> tuple[Numbers, Slots]:
+    def _repeating(self, keys: _Keys, pfns: Pfns, asked: Numbers) -> tuple[Numbers, Slots]:
         """Which of the descriptors `asked` repeat the newest one in the table, and its slot."""
         asked = asked[pfns[asked] <= self._highest_pfn]  # which new frames exceed
         slots = self._newest(keys[asked])
@@ -266,7 +265,7 @@ class Hashtable:
         self._live += count
         return first
 
-    def _store(self, keys: _Keys, pfns: Numbers | npt.NDArray[np.uint32]) -> Numbers:
+    def _store(self, keys: _Keys, pfns: Pfns | npt.NDArray[np.uint32]) -> Numbers:
         """Put descriptors, of which those with equal keys are neighbours, into fresh slots; returns
         the slots."""
         low = self._take_slots(len(keys))

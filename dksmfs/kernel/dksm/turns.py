@@ -17,15 +17,16 @@ from dksmfs.kernel.dksm.batch import Batch
 from dksmfs.kernel.dksm.chains import Classes, has_entry
 from dksmfs.kernel.dksm.descriptors import Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
-from dksmfs.kernel.linear import Numbers, distinct
+from dksmfs.kernel.linear import distinct
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Numbers, Pfn, Vpn
 
 _PAGES_AT_ONCE: Final = 128  # that take turns between pauses
 _FIRST_NEW: Final = 1 << 40  # the slot of the first new descriptor: it is newer than all
 
-Entry = tuple[int, int]  # pfn and flags
+Entry = tuple[Pfn, int]  # pfn and flags
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class _Class:
     newest last; those of frames that were freed meanwhile are still there."""
 
     count: int = 0
-    slots: list[tuple[int, int]] = field(default_factory=list)
+    slots: list[tuple[int, Pfn]] = field(default_factory=list)
 
 
 class Turns:
@@ -54,13 +55,13 @@ class Turns:
         self._group = group.tolist()
         self._class_of = classes.of_page.tolist()
         self._classes: dict[int, _Class] = defaultdict(_Class)
-        self._named: dict[int, list[tuple[int, int]]] = defaultdict(list)  # (slot, count) by pfn
+        self._named: dict[Pfn, list[tuple[int, int]]] = defaultdict(list)  # (slot, count) by pfn
         self._stale: dict[int, list[int]] = defaultdict(list)  # -slot, a heap for each group
-        self._mapcount: dict[int, int] = {}
-        self._changed: dict[int, Entry] = {}  # entries by virtual page
-        self._gets: list[int] = []
-        self._puts: list[int] = []
-        self._tracked: list[tuple[int, int] | None] = []  # position and pfn
+        self._mapcount: dict[Pfn, int] = {}
+        self._changed: dict[Vpn, Entry] = {}  # entries by virtual page
+        self._gets: list[Pfn] = []
+        self._puts: list[Pfn] = []
+        self._tracked: list[tuple[int, Pfn] | None] = []  # position and pfn
         self._dropped: list[int] = []
         self.merged = self.failed = 0
         self._enter(descriptors, classes)
@@ -85,7 +86,7 @@ class Turns:
             zip(pfns.tolist(), self._frames.mapcounts(pfns).tolist(), strict=True)
         )
 
-    def _add(self, number: int, slot: int, pfn: int, count: int) -> None:
+    def _add(self, number: int, slot: int, pfn: Pfn, count: int) -> None:
         of_class = self._classes[number]
         of_class.count += count
         of_class.slots.append((slot, pfn))
@@ -110,20 +111,20 @@ class Turns:
                 replaceable = self._changed[derived] == entry
             self._take_turn(position, entry, derived, replaceable=replaceable)
 
-    def _derive(self, vpn: int, pfn: int) -> int:
+    def _derive(self, vpn: Vpn, pfn: Pfn) -> Vpn:
         """The virtual page derived from a frame that the page at `vpn` is mapped to; -1 if it is
         not in the mapping."""
         vma = self._mm.vmas.at(vpn)
         assert vma is not None
         assert vma.anon_vma is not None
         pgoff = home_pgoff(self._frames.home(pfn), vma.anon_vma.root)
-        derived = -1 if pgoff is None else vma.start + pgoff - vma.pgoff
-        return derived if vma.start <= derived < vma.end else -1
+        derived = Vpn(-1 if pgoff is None else vma.start + pgoff - vma.pgoff)
+        return derived if vma.start <= derived < vma.end else Vpn(-1)
 
-    def _at(self, vpn: int) -> Entry:
+    def _at(self, vpn: Vpn) -> Entry:
         return self._changed.get(vpn) or self._mm.tables.entry(vpn)
 
-    def _take_turn(self, position: int, entry: Entry, derived: int, *, replaceable: bool) -> None:
+    def _take_turn(self, position: int, entry: Entry, derived: Vpn, *, replaceable: bool) -> None:
         number, group = self._class_of[position], self._group[position]
         of_class = self._classes[number]
         if of_class.count and replaceable:
@@ -138,7 +139,7 @@ class Turns:
         self._add(number, _FIRST_NEW + len(self._tracked), entry[0], 1)
         self._tracked.append((position, entry[0]))
 
-    def _replace(self, group: int, of_class: _Class, vpn: int, pfn: int, target: int) -> None:
+    def _replace(self, group: int, of_class: _Class, vpn: Vpn, pfn: Pfn, target: Pfn) -> None:
         self.merged += 1
         self._changed[vpn] = (target, MERGED)
         if pfn == target:

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.vma import Vma
+from dksmfs.kernel.units import Vpn
 
 _STRETCH_PAGES: Final = 1 << 20  # the longest stretch
 
@@ -13,8 +14,8 @@ class Stretch(NamedTuple):
     """Virtual pages `low` to `high` - 1 of a mapping, all in areas that have page tables."""
 
     vma: Vma
-    low: int
-    high: int
+    low: Vpn
+    high: Vpn
 
     @property
     def pages(self) -> int:
@@ -30,7 +31,7 @@ class Walk:
         self.pages = 0
         self._ahead: deque[Stretch] = deque()
 
-    def add(self, vma: Vma, first: int, last: int) -> None:
+    def add(self, vma: Vma, first: Vpn, last: Vpn) -> None:
         """Go over virtual pages `first` to `last` - 1 of a mapping, too."""
         for low, high in self.mm.tables.stretches(first, last, _STRETCH_PAGES):
             self._ahead.append(Stretch(vma, low, high))
@@ -45,7 +46,7 @@ class Walk:
         """The next `pages` pages, or all if there are fewer."""
         found = []
         for stretch in self._ahead:
-            part = stretch._replace(high=min(stretch.high, stretch.low + pages))
+            part = stretch._replace(high=min(stretch.high, Vpn(stretch.low + pages)))
             found.append(part)
             pages -= part.pages
             if not pages:
@@ -58,6 +59,6 @@ class Walk:
         while pages:
             first = self._ahead.popleft()
             if first.pages > pages:
-                self._ahead.appendleft(first._replace(low=first.low + pages))
+                self._ahead.appendleft(first._replace(low=Vpn(first.low + pages)))
                 return
             pages -= first.pages

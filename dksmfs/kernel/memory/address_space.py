@@ -26,7 +26,7 @@ from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.page_tables import PageTables
 from dksmfs.kernel.memory.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Vpn
 
 _MAPPINGS: Final = 256  # that are taken out of the list together
 
@@ -115,14 +115,14 @@ class AddressSpace:
             table = _split_huge(self.frames, self.tables, table)
         return table
 
-    def zap(self, start: int, end: int) -> Work[None]:
+    def zap(self, start: Vpn, end: Vpn) -> Work[None]:
         """Make the pages absent; tables stay, except for huge pages that go as a whole."""
         for parts in self.pieces(start, end):
             put_frames(self.frames, parts)
             self.tables.clear(parts[0].start, parts[-1].end)
             yield
 
-    def pieces(self, start: int, end: int) -> Iterator[list[Part]]:
+    def pieces(self, start: Vpn, end: Vpn) -> Iterator[list[Part]]:
         """What the range has, to be changed, in pieces; huge pages that reach across its borders
         are split."""
         for border in (start, end):
@@ -131,7 +131,7 @@ class AddressSpace:
             yield self.tables.parts(low, high)
             self.tables.join_runs(low, high)
 
-    def split_huge_pages(self, start: int, end: int) -> None:
+    def split_huge_pages(self, start: Vpn, end: Vpn) -> None:
         """Split the huge pages that the range reaches into into entries."""
         for part in self.tables.look(start, end):
             if isinstance(part, HugePage):
@@ -141,7 +141,7 @@ class AddressSpace:
         """Count the entries of a run that is about to be mapped."""
         get_frames(self.frames, [run])
 
-    def remove(self, start: int, end: int) -> Work[None]:
+    def remove(self, start: Vpn, end: Vpn) -> Work[None]:
         """Unmap the mappings of the range, which do not reach beyond it, with the page tables that
         only they used (unmap_region)."""
         while vmas := self.vmas.overlapping(start, end, _MAPPINGS):
@@ -154,13 +154,13 @@ class AddressSpace:
             yield from self._free_tables(low, high)
         yield from self.memory.release_unused()
 
-    def _free_tables(self, start: int, end: int) -> Work[None]:
+    def _free_tables(self, start: Vpn, end: Vpn) -> Work[None]:
         """Free tables whose whole area lies between the mappings that remain (free_pgtables)."""
         floor, ceiling = self.vmas.neighbours(start, end)
         first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
         first = max(first, -(-floor // HUGE_PAGES))
         last = last if ceiling is None else min(last, ceiling // HUGE_PAGES)
-        for low, high in self.tables.pieces(first * HUGE_PAGES, last * HUGE_PAGES):
+        for low, high in self.tables.pieces(Vpn(first * HUGE_PAGES), Vpn(last * HUGE_PAGES)):
             self.tables.drop(low // HUGE_PAGES, -(-high // HUGE_PAGES))
             yield
 
@@ -176,10 +176,10 @@ class AddressSpace:
                 assert not self.frames.compound(pfns).any()
                 assert self.frames.anonymous(pfns[pfns != ZERO_PFN]).all()
             for at in np.flatnonzero(present).tolist():
-                assert self.vmas.at(part.start + at) is not None, "page without a mapping"
+                assert self.vmas.at(Vpn(part.start + at)) is not None, "page without a mapping"
 
 
-def _split_huge_at(frames: Frames, tables: PageTables, vpn: int) -> None:
+def _split_huge_at(frames: Frames, tables: PageTables, vpn: Vpn) -> None:
     """A mapping ends at `vpn` from now on: a huge page that spans it is split."""
     huge = tables.huge(vpn // HUGE_PAGES) if vpn % HUGE_PAGES else None
     if huge is not None:

@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.linear import Numbers, Selection, numbers
+from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.frames import Frames
-from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Pfn, Pfns, Vpn
 
 # Bits of an entry. An absent page has none of them.
 PRESENT: Final = 1
@@ -30,7 +30,7 @@ WRITTEN: Final = WRITE | ACCESSED | DIRTY | SOFT_DIRTY  # what a write fault lea
 Flags = npt.NDArray[np.uint8]
 
 _SHORT: Final = 64  # pages of a run that is counted together with other entries
-_NONE: Final[Numbers] = np.empty(0, np.int64)
+_NONE: Final[Pfns] = np.empty(0, np.int64)
 
 
 class Part(ABC):
@@ -40,8 +40,8 @@ class Part(ABC):
     """
 
     __slots__ = ("end", "start")
-    start: int
-    end: int
+    start: Vpn
+    end: Vpn
     flags: int | Flags
 
     @property
@@ -50,13 +50,13 @@ class Part(ABC):
         return self.end - self.start
 
     @abstractmethod
-    def pfns(self) -> Selection:
+    def pfns(self) -> Pfns | range:
         """The pfn of each page; 0 where it is absent, or the zero page."""
 
-    def present_frames(self) -> Numbers:
+    def present_frames(self) -> Pfns:
         """The frames of the present pages, zero pages left out, a pfn for each entry."""
         pfns = numbers(self.pfns())
-        present: Numbers = pfns[pfns != ZERO_PFN]
+        present: Pfns = pfns[pfns != ZERO_PFN]
         return present
 
     @property
@@ -70,7 +70,7 @@ class Part(ABC):
         """Whether all entries have these bits."""
 
     @abstractmethod
-    def clipped(self, start: int, end: int) -> "Part":
+    def clipped(self, start: Vpn, end: Vpn) -> "Part":
         """What is between two virtual pages, to be looked at only."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Part(ABC):
 
     def move(self, distance: int) -> None:
         """Be the entries of pages `distance` pages higher, a multiple of 512 (move_normal_pmd)."""
-        self.start, self.end = self.start + distance, self.end + distance
+        self.start, self.end = Vpn(self.start + distance), Vpn(self.end + distance)
 
     def continues(self, _before: "Part") -> bool:
         """Whether this and the part before are one run."""
@@ -104,7 +104,7 @@ class Part(ABC):
         """Undo `get`, and free frames that nobody maps now."""
 
     @abstractmethod
-    def singles(self) -> Numbers:
+    def singles(self) -> Pfns:
         """The frames of entries that are counted one by one."""
 
 
@@ -112,19 +112,18 @@ class Part(ABC):
 class PageTable(Part):
     """Entries of one area, all 512 or some: `pfn` and `flags` of each."""
 
-    start: int
-    end: int
+    start: Vpn
+    end: Vpn
     pfn: npt.NDArray[np.uint32]
     flags: Flags
 
     @classmethod
     def empty(cls, area: int) -> "PageTable":
         """The page table of an area where nothing is present."""
-        first = area * HUGE_PAGES
         pfn, flags = np.zeros(HUGE_PAGES, np.uint32), np.zeros(HUGE_PAGES, np.uint8)
-        return cls(first, first + HUGE_PAGES, pfn, flags)
+        return cls(*area_range(area), pfn, flags)
 
-    def pfns(self) -> Numbers:
+    def pfns(self) -> Pfns:
         """The pfn of each page; 0 where it is absent, or the zero page."""
         return self.pfn.astype(np.int64)
 
@@ -137,7 +136,7 @@ class PageTable(Part):
         """Whether all entries have these bits."""
         return bool((self.flags & np.uint8(wanted) == wanted).all())
 
-    def clipped(self, start: int, end: int) -> "PageTable":
+    def clipped(self, start: Vpn, end: Vpn) -> "PageTable":
         """The entries between two virtual pages; a change of them changes the table."""
         start, end = max(start, self.start), min(end, self.end)
         here = slice(start - self.start, end - self.start)
@@ -145,10 +144,10 @@ class PageTable(Part):
 
     def copy(self, distance: int) -> "PageTable":
         """The same entries for pages `distance` pages higher."""
-        start, end = self.start + distance, self.end + distance
+        start, end = Vpn(self.start + distance), Vpn(self.end + distance)
         return PageTable(start, end, self.pfn.copy(), self.flags.copy())
 
-    def set(self, pfns: Selection | npt.NDArray[np.uint32], flags: int | Flags) -> None:
+    def set(self, pfns: Pfns | range | npt.NDArray[np.uint32], flags: int | Flags) -> None:
         """Set all entries."""
         self.pfn[:] = numbers(pfns) if isinstance(pfns, range) else pfns
         self.flags[:] = flags
@@ -170,7 +169,7 @@ class PageTable(Part):
     def put(self, frames: Frames) -> None:
         """Nothing: all are singles."""
 
-    def singles(self) -> Numbers:
+    def singles(self) -> Pfns:
         """All that are present, zero pages left out."""
         return self.present_frames()
 
@@ -179,23 +178,23 @@ class PageTable(Part):
 class HugePage(Part):
     """An area that one entry maps: a compound page from frame `pfn` on, or the huge zero page."""
 
-    start: int
-    end: int
-    pfn: int
+    start: Vpn
+    end: Vpn
+    pfn: Pfn
     flags: int
     hugetlb: bool = False
 
     @classmethod
-    def of(cls, area: int, pfn: int, flags: int, *, hugetlb: bool = False) -> "HugePage":
+    def of(cls, area: int, pfn: Pfn, flags: int, *, hugetlb: bool = False) -> "HugePage":
         """The entry of an area."""
-        return cls(area * HUGE_PAGES, (area + 1) * HUGE_PAGES, pfn, flags, hugetlb)
+        return cls(*area_range(area), pfn, flags, hugetlb)
 
     @property
     def zero(self) -> bool:
         """Whether it is the huge zero page."""
         return self.pfn == ZERO_PFN
 
-    def pfns(self) -> Selection:
+    def pfns(self) -> Pfns | range:
         """The pfn of each page; 0 if it is the zero page."""
         if self.zero:
             return np.zeros(self.pages, np.int64)
@@ -210,15 +209,15 @@ class HugePage(Part):
         """Whether the entry has these bits."""
         return self.flags & wanted == wanted
 
-    def clipped(self, start: int, end: int) -> "HugePage":
+    def clipped(self, start: Vpn, end: Vpn) -> "HugePage":
         """The pages between two virtual pages."""
         start, end = max(start, self.start), min(end, self.end)
-        pfn = ZERO_PFN if self.zero else self.pfn + start - self.start
+        pfn = ZERO_PFN if self.zero else Pfn(self.pfn + start - self.start)
         return HugePage(start, end, pfn, self.flags, self.hugetlb)
 
     def copy(self, distance: int) -> "HugePage":
         """The same entry for the area `distance` pages higher."""
-        return replace(self, start=self.start + distance, end=self.end + distance)
+        return replace(self, start=Vpn(self.start + distance), end=Vpn(self.end + distance))
 
     def change(self, keep: int, add: int) -> None:
         """Clear all bits but `keep`, and set those of `add`."""
@@ -230,7 +229,7 @@ class HugePage(Part):
 
     def move(self, distance: int) -> None:
         """Be the entry of an area `distance` pages higher (move_huge_pmd)."""
-        self.start, self.end = self.start + distance, self.end + distance
+        self.start, self.end = Vpn(self.start + distance), Vpn(self.end + distance)
         self.flags |= SOFT_DIRTY
 
     def get(self, frames: Frames) -> None:
@@ -243,7 +242,7 @@ class HugePage(Part):
         if not self.zero:
             frames.put_huge(self.pfn)
 
-    def singles(self) -> Numbers:
+    def singles(self) -> Pfns:
         """None."""
         return _NONE
 
@@ -259,9 +258,9 @@ class Run(Part):
     """Entries that are alike, in any number of areas: page i is mapped to frame `pfn` + i * `step`,
     with `flags`. `step` is 1, or 0 if all map one frame; all are absent if `flags` is 0."""
 
-    start: int
-    end: int
-    pfn: int
+    start: Vpn
+    end: Vpn
+    pfn: Pfn
     step: int
     flags: int
 
@@ -270,7 +269,7 @@ class Run(Part):
         """The frames that are mapped; one, if the step is 0."""
         return range(self.pfn, self.pfn + (self.pages if self.step else 1))
 
-    def pfns(self) -> Selection:
+    def pfns(self) -> Pfns | range:
         """The pfn of each page; 0 where it is absent, or the zero page."""
         return self.frames if self.step else np.full(self.pages, self.pfn)
 
@@ -283,15 +282,15 @@ class Run(Part):
         """Whether the entries have these bits."""
         return self.flags & wanted == wanted
 
-    def clipped(self, start: int, end: int) -> "Run":
+    def clipped(self, start: Vpn, end: Vpn) -> "Run":
         """The part of the run that is between two virtual pages."""
         start, end = max(start, self.start), min(end, self.end)
-        pfn = self.pfn + (start - self.start) * self.step
+        pfn = Pfn(self.pfn + (start - self.start) * self.step)
         return Run(start, end, pfn, self.step, self.flags)
 
     def copy(self, distance: int) -> "Run":
         """The same entries for pages `distance` pages higher."""
-        return replace(self, start=self.start + distance, end=self.end + distance)
+        return replace(self, start=Vpn(self.start + distance), end=Vpn(self.end + distance))
 
     def change(self, keep: int, add: int) -> None:
         """Clear all bits but `keep` if the pages are present, and set those of `add`."""
@@ -328,7 +327,7 @@ class Run(Part):
         elif self.pfn and not self._short:
             frames.drop_mappings(self.pfn, self.pages)
 
-    def singles(self) -> Numbers:
+    def singles(self) -> Pfns:
         """The frames of a short run."""
         return self.present_frames() if self._short else _NONE
 
@@ -347,11 +346,11 @@ def put_frames(frames: Frames, parts: Iterable[Part]) -> None:
     frames.put(_all_singles(parts))
 
 
-def _all_singles(parts: Iterable[Part]) -> Numbers:
+def _all_singles(parts: Iterable[Part]) -> Pfns:
     return np.concatenate([_NONE, *(part.singles() for part in parts)])
 
 
-def area_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
+def area_ranges(start: Vpn, end: Vpn) -> Iterator[tuple[Vpn, Vpn]]:
     """Virtual pages `start` to `end` - 1, cut where an area ends."""
     while start < end:
         stop = min(end, area_end(start))
@@ -359,6 +358,16 @@ def area_ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def area_end(vpn: int) -> int:
+def area_range(area: int) -> tuple[Vpn, Vpn]:
+    """The first virtual page of an area, and the first one behind it."""
+    return Vpn(area * HUGE_PAGES), Vpn((area + 1) * HUGE_PAGES)
+
+
+def area_start(vpn: int) -> Vpn:
+    """The first virtual page of the area that `vpn` is in."""
+    return Vpn(vpn // HUGE_PAGES * HUGE_PAGES)
+
+
+def area_end(vpn: int) -> Vpn:
     """The first virtual page behind the area that `vpn` is in."""
-    return (vpn // HUGE_PAGES + 1) * HUGE_PAGES
+    return Vpn((vpn // HUGE_PAGES + 1) * HUGE_PAGES)

@@ -12,15 +12,12 @@ from dksmfs.kernel.content.content import Content, Indices
 from dksmfs.kernel.content.hashes import Hashes, Rows
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import LinearColumn, Numbers, Selection, at, numbers, part
+from dksmfs.kernel.linear import LinearColumn, Selection, at, numbers, part
 from dksmfs.kernel.memory.content_table import Contents
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.pausing import Work, finished
-from dksmfs.kernel.units import PAGE_SIZE
-
-Pfns = Numbers  # page frame numbers
-Mask = npt.NDArray[np.bool_]
+from dksmfs.kernel.units import PAGE_SIZE, Mask, Numbers, Pfn, Pfns
 
 STORAGE_LIMIT: Final = 4 << 30
 """Bytes of page contents that are stored, not described or shared: what a small host can spare."""
@@ -61,12 +58,12 @@ class FrameContents:
 
     # --- setting ----------------------------------------------------------------------------
 
-    def give(self, pfns: Selection, content: Content, indices: Selection) -> None:
+    def give(self, pfns: Pfns | range, content: Content, indices: Selection) -> None:
         """Frame `pfns[i]`, which held nothing, now holds page `indices[i]` of `content`."""
         if len(pfns):
             self._refer(pfns, self._number_for(content, len(pfns)), indices)
 
-    def set(self, pfns: Selection, content: Content, indices: Selection) -> None:
+    def set(self, pfns: Pfns | range, content: Content, indices: Selection) -> None:
         """Frame `pfns[i]` now holds page `indices[i]` of `content`. `pfns` has no repetitions."""
         if not len(pfns):
             return
@@ -81,14 +78,14 @@ class FrameContents:
         self._contents.add_users(number, users)
         return number
 
-    def _refer(self, pfns: Selection, number: int, indices: Selection) -> None:
+    def _refer(self, pfns: Pfns | range, number: int, indices: Selection) -> None:
         base = number << _PAGE_BITS
         if isinstance(indices, range):
             self._page.set(pfns, range(base + indices.start, base + indices.stop))
         else:
             self._page.set(pfns, base + indices)
 
-    def drop(self, pfns: Selection) -> None:
+    def drop(self, pfns: Pfns | range) -> None:
         """The frames hold nothing any more: they are free, or about to get another content."""
         self._hashes.forget(pfns)
         if isinstance(pfns, range) and (first := self._line(pfns)) is not None:
@@ -107,7 +104,7 @@ class FrameContents:
                 indices = range(len(indices))
             self.set(part(targets, chosen), content, indices)
 
-    def overwrite(self, pfn: int, offset: int, data: bytes) -> None:
+    def overwrite(self, pfn: Pfn, offset: int, data: bytes) -> None:
         """Replace the bytes of a frame from `offset` (bytes) on by `data`, within the page."""
         page = bytearray(self.rows(np.array([pfn]))[0].tobytes())
         page[offset : offset + len(data)] = data
@@ -148,7 +145,7 @@ class FrameContents:
         """Whether each frame holds bytes that nobody can change unseen."""
         return self.all_stable or self._contents.stable[self._numbers(pfns)]
 
-    def stored(self, pfns: Selection) -> Mask:
+    def stored(self, pfns: Pfns | range) -> Mask:
         """Whether each frame holds bytes that are stored and never change."""
         stored: Mask = self._contents.kept[self._numbers(pfns)]
         return stored
@@ -172,13 +169,13 @@ class FrameContents:
             return None
         return first
 
-    def _numbers(self, pfns: Selection) -> Numbers:
+    def _numbers(self, pfns: Pfns | range) -> Numbers:
         return self._page.get(pfns) >> _PAGE_BITS
 
-    def _indices(self, pfns: Selection) -> Indices:
+    def _indices(self, pfns: Pfns | range) -> Indices:
         return self._page.get(pfns) & _PAGE_MASK
 
-    def by_content(self, pfns: Selection) -> list[tuple[int, Selection, Selection]]:
+    def by_content(self, pfns: Pfns | range) -> list[tuple[int, Selection, Selection]]:
         """The content numbers of `pfns`: of each the positions in `pfns` that have it, and which of
         its pages these hold."""
         if isinstance(pfns, range):
@@ -191,14 +188,14 @@ class FrameContents:
         by_number = _by_number(pages >> _PAGE_BITS)
         return [(number, chosen, pages[at(chosen)] & _PAGE_MASK) for number, chosen in by_number]
 
-    def hashes(self, pfns: Selection) -> Hashes:
+    def hashes(self, pfns: Pfns | range) -> Hashes:
         """The hashes of the frames' bytes."""
         hashes = np.empty(len(pfns), np.uint64)
         for number, chosen, indices in self.by_content(pfns):
             hashes[at(chosen)] = self._contents[number].hashes(indices)
         return hashes
 
-    def scattered(self, pfns: Selection) -> Mask:
+    def scattered(self, pfns: Pfns | range) -> Mask:
         """Whether each frame holds a page of a content of which few others hold pages, provided
         that there are many such frames."""
         none = np.zeros(len(pfns), np.bool_)

@@ -17,25 +17,13 @@ import numpy.typing as npt
 from dksmfs.kernel.columns import Column
 from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import (
-    LinearColumn,
-    Numbers,
-    Selection,
-    at,
-    compact,
-    distinct,
-    numbers,
-    part,
-)
+from dksmfs.kernel.linear import LinearColumn, Selection, at, compact, distinct, numbers, part
 from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.memory.vacancies import Vacancies
 from dksmfs.kernel.memory.version import Version
-from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE
-
-Pfns = Numbers
-Mask = npt.NDArray[np.bool_]
+from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, Mask, Numbers, Pfn, Pfns, Pgoff
 
 FRAME_LIMIT: Final = (1 << 28) + HUGE_PAGES
 """Frames of a machine: 1 TiB of memory beside the zero page. Its books take 1.3 GiB of ours where
@@ -59,15 +47,15 @@ _ONE: Final = np.int32(1)  # of the type of the counts: a plain 1 makes `add.at`
 _ZERO: Final = ZeroContent()
 
 
-def home(anon_vma: int, pgoff: int) -> int:
+def home(anon_vma: int, pgoff: Pgoff) -> int:
     """The place at page offset `pgoff` of a family (root anon_vma): what page->mapping and
     page->index say. The places of adjacent pages are adjacent numbers."""
     return anon_vma << _PGOFF_BITS | pgoff
 
 
-def home_pgoff(place: int, anon_vma: int) -> int | None:
+def home_pgoff(place: int, anon_vma: int) -> Pgoff | None:
     """The page offset of a place in the family; None for one in another family."""
-    return place & ((1 << _PGOFF_BITS) - 1) if place >> _PGOFF_BITS == anon_vma else None
+    return Pgoff(place & ((1 << _PGOFF_BITS) - 1)) if place >> _PGOFF_BITS == anon_vma else None
 
 
 class Frames:
@@ -88,13 +76,13 @@ class Frames:
         # 0 to 511 are the zero page, small or huge.
         self._end = HUGE_PAGES  # the first number never used
         self._vacant = Vacancies()
-        self._vacant_huge: list[int] = []  # first pfns of free huge pages
+        self._vacant_huge: list[Pfn] = []  # first pfns of free huge pages
         self._named = 0  # free frames that a page descriptor names
         self._released = 0  # those of them that none names any more; they are from `_swept` on
         self._swept = HUGE_PAGES
-        self._huge_references: dict[int, int] = {}  # entries that map each huge page, by first pfn
+        self._huge_references: dict[Pfn, int] = {}  # entries that map each huge page, by first pfn
         self._mappings = 0  # entries of all frames together
-        self._more: dict[int, int] = {}  # entries of a frame beside those in its column
+        self._more: dict[Pfn, int] = {}  # entries of a frame beside those in its column
 
     # --- allocation -------------------------------------------------------------------------
 
@@ -115,7 +103,7 @@ class Frames:
             limit = FRAME_LIMIT * PAGE_SIZE >> 30
             raise kernel_error(errno.ENOMEM, f"a machine has {limit} GiB of memory")
 
-    def allocate(self, count: int) -> Selection:
+    def allocate(self, count: int) -> Pfns | range:
         """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""
         self.require(count)
         while self._released and count > len(self._vacant):
@@ -131,7 +119,7 @@ class Frames:
         self.contents.give(pfns, _ZERO, range(count))
         return pfns
 
-    def allocate_anonymous(self, count: int, first_home: int) -> Selection:
+    def allocate_anonymous(self, count: int, first_home: int) -> Pfns | range:
         """Like `allocate`, for anonymous pages that are mapped once, at adjacent places."""
         pfns = self.allocate(count)
         self.make_anonymous(pfns, range(first_home, first_home + count))
@@ -139,7 +127,7 @@ class Frames:
         self._mappings += count
         return pfns
 
-    def allocate_huge(self) -> int:
+    def allocate_huge(self) -> Pfn:
         """The first pfn of a compound page of 512 frames with zero content; ENOMEM if no frames in
         a row are left."""
         if not self.has_huge_page:
@@ -148,7 +136,7 @@ class Frames:
             head = self._vacant_huge.pop()
         else:
             self._vacant.add(self._extend(-self._end % HUGE_PAGES))
-            head = self._extend(HUGE_PAGES).start
+            head = Pfn(self._extend(HUGE_PAGES).start)
         parts = range(head, head + HUGE_PAGES)
         self.contents.give(parts, _ZERO, range(HUGE_PAGES))
         self._flags.values[at(parts)] = COMPOUND
@@ -171,7 +159,7 @@ class Frames:
             column.grow(length)
         self.contents.grow(length)
 
-    def make_anonymous(self, pfns: Selection, homes: Selection) -> None:
+    def make_anonymous(self, pfns: Pfns | range, homes: Selection) -> None:
         """Note where anonymous frames are mapped first."""
         self._flags.values[at(pfns)] |= np.uint8(ANONYMOUS)
         self._home.set(pfns, homes)
@@ -187,30 +175,30 @@ class Frames:
                 counts[pfns == pfn] += more
         return counts
 
-    def mapcount(self, pfn: int) -> int:
+    def mapcount(self, pfn: Pfn) -> int:
         """The page-table entries that map one frame."""
         return int(self._mapcount.values[pfn]) + self._more.get(pfn, 0)
 
-    def anonymous(self, pfns: Selection) -> Mask:
+    def anonymous(self, pfns: Pfns | range) -> Mask:
         """Whether each frame is anonymous; the zero page is not."""
         found: Mask = self._flags.values[at(pfns)] & ANONYMOUS != 0
         return found
 
-    def compound(self, pfns: Selection) -> Mask:
+    def compound(self, pfns: Pfns | range) -> Mask:
         """Whether each frame is part of a huge page."""
         found: Mask = self._flags.values[at(pfns)] & COMPOUND != 0
         return found
 
-    def cached(self, pfns: Selection) -> Mask:
+    def cached(self, pfns: Pfns | range) -> Mask:
         """Whether a page cache holds each frame."""
         found: Mask = self._flags.values[at(pfns)] & CACHED != 0
         return found
 
-    def homes(self, pfns: Selection) -> Numbers:
+    def homes(self, pfns: Pfns | range) -> Numbers:
         """The `home` of each anonymous frame."""
         return self._home.get(pfns)
 
-    def home(self, pfn: int) -> int:
+    def home(self, pfn: Pfn) -> int:
         """The `home` of one anonymous frame."""
         return int(self._home.get(np.array([pfn]))[0])
 
@@ -220,7 +208,7 @@ class Frames:
 
     # --- references -------------------------------------------------------------------------
 
-    def get(self, pfns: Selection) -> None:
+    def get(self, pfns: Pfns | range) -> None:
         """Count one more page-table entry for each of `pfns` (repeated ones count each time)."""
         if isinstance(pfns, range):
             self._mapcount.values[at(pfns)] += _ONE
@@ -231,26 +219,26 @@ class Frames:
             self._spill(pfns)
         self._count_huge(pfns, 1)
 
-    def add_mappings(self, pfn: int, count: int) -> None:
+    def add_mappings(self, pfn: Pfn, count: int) -> None:
         """Count `count` more page-table entries for one small frame; fewer, if it is negative."""
         self._mappings += count
         self._set_mappings(pfn, self.mapcount(pfn) + count)
 
-    def _set_mappings(self, pfn: int, count: int) -> None:
+    def _set_mappings(self, pfn: Pfn, count: int) -> None:
         self._mapcount.values[pfn] = min(count, _COUNTED)
         if count > _COUNTED:
             self._more[pfn] = count - _COUNTED
         else:
             self._more.pop(pfn, None)
 
-    def _spill(self, pfns: Selection) -> None:
+    def _spill(self, pfns: Pfns | range) -> None:
         """Keep the columns of some frames far from overflow, and of those with more from 0. No call
         counts as much as _COUNTED / 2 entries of one frame up or down."""
         large = part(pfns, self._mapcount.values[at(pfns)] > _COUNTED)
         for pfn in {*distinct(numbers(large)).tolist(), *self._more}:
             self.add_mappings(pfn, 0)
 
-    def put(self, pfns: Selection) -> None:
+    def put(self, pfns: Pfns | range) -> None:
         """Count one entry less for each of `pfns`, and free the frames that nobody maps now."""
         self._mappings -= len(pfns)
         if isinstance(pfns, range):
@@ -268,12 +256,12 @@ class Frames:
         unused = (self._mapcount.values[at(pfns)] == 0) & small
         self._free(self._without_repetitions(part(pfns, unused)))
 
-    def drop_mappings(self, pfn: int, count: int) -> None:
+    def drop_mappings(self, pfn: Pfn, count: int) -> None:
         """Count `count` entries less for one small frame, and free it if nobody maps it now."""
         self.add_mappings(pfn, 1 - count)
         self.put(range(pfn, pfn + 1))
 
-    def _without_repetitions(self, pfns: Selection) -> Selection:
+    def _without_repetitions(self, pfns: Pfns | range) -> Pfns | range:
         pfns = compact(pfns)
         if isinstance(pfns, range):
             return pfns
@@ -283,41 +271,41 @@ class Frames:
         kept: Pfns = pfns[places[pfns] == every]
         return kept
 
-    def _count_huge(self, pfns: Selection, change: int) -> None:
+    def _count_huge(self, pfns: Pfns | range, change: int) -> None:
         huge = np.flatnonzero(self.compound(pfns))
         for pfn in numbers(part(pfns, huge)).tolist() if len(huge) else ():
             self._change_huge_reference(huge_head(pfn), change)
 
-    def _change_huge_reference(self, head: int, change: int) -> None:
+    def _change_huge_reference(self, head: Pfn, change: int) -> None:
         self._huge_references[head] += change
         if not self._huge_references[head]:
             del self._huge_references[head]
             self._clear(range(head, head + HUGE_PAGES))
             self._vacant_huge.append(head)
 
-    def get_huge(self, head: int) -> None:
+    def get_huge(self, head: Pfn) -> None:
         """Count a mapping of the whole huge page: one reference, every part of it mapped."""
         self._mapcount.values[head : head + HUGE_PAGES] += _ONE
         self._mappings += HUGE_PAGES
         self._change_huge_reference(head, 1)
 
-    def put_huge(self, head: int) -> None:
+    def put_huge(self, head: Pfn) -> None:
         """Undo `get_huge`."""
         self._mapcount.values[head : head + HUGE_PAGES] -= _ONE
         self._mappings -= HUGE_PAGES
         self._change_huge_reference(head, -1)
 
-    def split_huge_mapping(self, head: int) -> None:
+    def split_huge_mapping(self, head: Pfn) -> None:
         """One mapping of the whole huge page becomes 512 entries; each counts a reference."""
         self._huge_references[head] += HUGE_PAGES - 1
 
-    def references(self, pfn: int) -> int:
+    def references(self, pfn: Pfn) -> int:
         """page_count() without transient references: of the whole huge page if `pfn` is in one."""
         if self._flags.values[pfn] & COMPOUND:
             return self._huge_references[huge_head(pfn)]
         return self.mapcount(pfn)
 
-    def cache(self, pfns: Selection) -> None:
+    def cache(self, pfns: Pfns | range) -> None:
         """Let a file's page cache hold `pfns`."""
         self._flags.values[at(pfns)] |= np.uint8(CACHED)
 
@@ -326,7 +314,7 @@ class Frames:
         self._flags.values[pfns] &= np.uint8(0xFF & ~CACHED)
         self._free(pfns[self._mapcount.values[pfns] == 0])
 
-    def _free(self, pfns: Selection) -> None:
+    def _free(self, pfns: Pfns | range) -> None:
         tracked = self._tracked.values[at(pfns)] != 0
         self._clear(pfns)
         if tracked.any():
@@ -337,22 +325,22 @@ class Frames:
             pfns = part(pfns, ~tracked)
         self._vacant.add(pfns)
 
-    def _clear(self, pfns: Selection) -> None:
+    def _clear(self, pfns: Pfns | range) -> None:
         self.contents.drop(pfns)
         self._flags.values[at(pfns)] = 0
 
     # --- page descriptors -------------------------------------------------------------------
 
-    def tracked(self, pfns: Selection) -> Mask:
+    def tracked(self, pfns: Pfns | range) -> Mask:
         """Whether a page descriptor names each frame."""
         tracked: Mask = self._tracked.values[at(pfns)] != 0
         return tracked
 
-    def any_tracked(self, pfns: Selection) -> bool:
+    def any_tracked(self, pfns: Pfns | range) -> bool:
         """Whether a page descriptor names one of the frames."""
         return bool(self._tracked.values[at(pfns)].any())
 
-    def track(self, pfns: Selection) -> None:
+    def track(self, pfns: Pfns | range) -> None:
         """Count a page descriptor for each of `pfns`; a frame that reaches `MANY` stays there."""
         tracked = self._tracked.values
         if len(self._without_repetitions(pfns)) == len(pfns):
@@ -392,7 +380,7 @@ class Frames:
         self._vacant.add(unnamed)
         return unnamed
 
-    def in_use(self, pfn: int) -> bool:
+    def in_use(self, pfn: Pfn) -> bool:
         """False for a free frame."""
         return bool(self._mapcount.values[pfn] or self._flags.values[pfn] & (CACHED | COMPOUND))
 
@@ -404,7 +392,7 @@ class Frames:
         vacant += [head + at for head in self._vacant_huge for at in range(HUGE_PAGES)]
         assert len(vacant) == len(set(vacant)), "a frame is vacant twice"
         free = set(vacant)
-        every = range(HUGE_PAGES, self._end)
+        every = [Pfn(pfn) for pfn in range(HUGE_PAGES, self._end)]
         used = [pfn for pfn in every if self.in_use(pfn)]
         self.contents.check_invariants(np.array(used, np.int64))
         counts = self.mapcounts(np.arange(self._end)).tolist()
@@ -427,6 +415,6 @@ class Frames:
             )
 
 
-def huge_head(pfn: int) -> int:
+def huge_head(pfn: Pfn) -> Pfn:
     """The first pfn of the huge page that `pfn` is part of."""
-    return pfn - pfn % HUGE_PAGES
+    return Pfn(pfn - pfn % HUGE_PAGES)

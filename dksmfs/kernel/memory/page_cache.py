@@ -7,8 +7,9 @@ import numpy as np
 
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.linear import compact, numbers
-from dksmfs.kernel.memory.frames import Frames, Pfns
+from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Pfns, Pgoffs
 
 NO_PAGE: Final = -1
 
@@ -32,7 +33,7 @@ class File:
         self.linked = False
         self._blocks: dict[int, Pfns] = {}  # the frame of each page, NO_PAGE for a hole
 
-    def frames_of(self, indices: Pfns) -> Pfns:
+    def frames_of(self, indices: Pgoffs) -> Pfns:
         """The frame of each page, NO_PAGE for a hole; `indices` ascend."""
         found = np.full(len(indices), NO_PAGE)
         for block, here in _by_block(indices):
@@ -49,7 +50,7 @@ class File:
             frames.contents.set(pfns, content, indices)
             yield
 
-    def pages(self, frames: Frames, indices: Pfns) -> Pfns:
+    def pages(self, frames: Frames, indices: Pgoffs) -> Pfns:
         """The frames of pages, which ascend; holes become zero-filled pages."""
         pfns = self.frames_of(indices)
         holes = np.flatnonzero(pfns == NO_PAGE)
@@ -70,7 +71,7 @@ class File:
             yield
 
 
-def _by_block(indices: Pfns) -> Iterator[tuple[int, slice]]:
+def _by_block(indices: Pgoffs) -> Iterator[tuple[int, slice]]:
     """The blocks that ascending pages are in, each with the positions of its pages."""
     blocks = indices // _BLOCK
     starts = np.flatnonzero(np.diff(blocks, prepend=-1))

@@ -19,9 +19,19 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.linear import Numbers, Selection, compact, distinct, numbers
-from dksmfs.kernel.memory.entries import Flags, HugePage, PageTable, Part, Run, area_ranges
-from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN
+from dksmfs.kernel.linear import compact, distinct, numbers
+from dksmfs.kernel.memory.entries import (
+    Flags,
+    HugePage,
+    PageTable,
+    Part,
+    Run,
+    area_end,
+    area_range,
+    area_ranges,
+    area_start,
+)
+from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Pfn, Pfns, Vpn, Vpns
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
 _EVERYTHING: Final = 1 << 40  # more areas than there are
@@ -46,20 +56,20 @@ class PageTables:
 
     def get(self, area: int) -> PageTable | HugePage | None:
         """The table of an area, or its huge page; None if it has neither. Opens runs."""
-        part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+        part = self.first(*area_range(area))
         if isinstance(part, Run):
             self._open(area, area + 1)
-            part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+            part = self.first(*area_range(area))
         assert isinstance(part, PageTable | HugePage | None)
         return part
 
     def huge(self, area: int) -> HugePage | None:
         """The huge page of an area, if one entry maps it."""
-        part = self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES)
+        part = self.first(*area_range(area))
         return part if isinstance(part, HugePage) else None
 
     def __contains__(self, area: int) -> bool:
-        return self.first(area * HUGE_PAGES, (area + 1) * HUGE_PAGES) is not None
+        return self.first(*area_range(area)) is not None
 
     def set(self, table: PageTable | HugePage) -> None:
         """Put a table into its area, in place of what was there."""
@@ -68,19 +78,19 @@ class PageTables:
 
     def drop(self, first: int, end: int) -> None:
         """Remove what areas `first` to `end` - 1 have."""
-        low, high = self._cut(first * HUGE_PAGES), self._cut(end * HUGE_PAGES)
+        low, high = self._cut(Vpn(first * HUGE_PAGES)), self._cut(Vpn(end * HUGE_PAGES))
         del self._parts[low:high]
 
     # --- ranges -----------------------------------------------------------------------------
 
-    def first(self, start: int, end: int) -> Part | None:
+    def first(self, start: Vpn, end: Vpn) -> Part | None:
         """The first part that reaches into the range, all of it, to be looked at only."""
         at = self._at(start)
         if at < len(self._parts) and self._parts[at].start < end:
             return self._parts[at]
         return None
 
-    def parts(self, start: int, end: int) -> list[Part]:
+    def parts(self, start: Vpn, end: Vpn) -> list[Part]:
         """What the range has, ascending, to be changed: runs and page tables up to its borders,
         and the huge pages that it reaches into."""
         if start >= end:
@@ -92,7 +102,7 @@ class PageTables:
             for part in self._parts[low:high]
         ]
 
-    def look(self, start: int, end: int, limit: int | None = None) -> list[Part]:
+    def look(self, start: Vpn, end: Vpn, limit: int | None = None) -> list[Part]:
         """What the range has, ascending and up to its borders, to be looked at only; `limit` says
         how many parts at the most."""
         if start >= end:
@@ -106,19 +116,21 @@ class PageTables:
         """All that there is, to be looked at only."""
         return self._parts[:]
 
-    def pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+    def pieces(self, start: Vpn, end: Vpn) -> Iterator[tuple[Vpn, Vpn]]:
         """The parts of the range that have entries, in pieces that take half a millisecond or so
         to go over. Each is looked up when it is asked for: tables may change in between."""
         while parts := self.look(start, end, PIECE_PARTS):
             low, start = parts[0].start, _piece_end(parts)
             yield low, start
 
-    def stretches(self, start: int, end: int, pages: int) -> list[tuple[int, int]]:
+    def stretches(self, start: Vpn, end: Vpn, pages: int) -> list[tuple[Vpn, Vpn]]:
         """The parts of a range whose areas have tables: as few as possible, of at most `pages`
         pages (a multiple of 512) each."""
         areas: list[tuple[int, int]] = []  # ranges of areas
         first, last = start // HUGE_PAGES, -(-end // HUGE_PAGES)
-        for part in self.look(first * HUGE_PAGES, last * HUGE_PAGES) if start < end else ():
+        for part in (
+            self.look(Vpn(first * HUGE_PAGES), Vpn(last * HUGE_PAGES)) if start < end else ()
+        ):
             low, high = part.start // HUGE_PAGES, -(-part.end // HUGE_PAGES)
             if areas and low <= areas[-1][1]:
                 areas[-1] = areas[-1][0], high
@@ -126,16 +138,16 @@ class PageTables:
                 areas.append((low, high))
         limit = pages // HUGE_PAGES
         return [
-            (max(at * HUGE_PAGES, start), min(min(at + limit, high) * HUGE_PAGES, end))
+            (max(Vpn(at * HUGE_PAGES), start), min(Vpn(min(at + limit, high) * HUGE_PAGES), end))
             for low, high in areas
             for at in range(low, high, limit)
         ]
 
-    def present_areas(self, start: int, end: int) -> list[tuple[int, int]]:
+    def present_areas(self, start: Vpn, end: Vpn) -> list[tuple[Vpn, Vpn]]:
         """The parts of the range whose areas have a table: start and end page of each."""
         return self.stretches(start, end, _EVERYTHING)
 
-    def absent_areas(self, start: int, end: int) -> list[tuple[int, int]]:
+    def absent_areas(self, start: Vpn, end: Vpn) -> list[tuple[Vpn, Vpn]]:
         """The parts of the range whose areas have no table: start and end page of each."""
         gaps, at = [], start
         for low, high in self.present_areas(start, end):
@@ -146,12 +158,12 @@ class PageTables:
             gaps.append((at, end))
         return gaps
 
-    def entry(self, vpn: int) -> tuple[int, int]:
+    def entry(self, vpn: Vpn) -> tuple[Pfn, int]:
         """The pfn and the flags of a page; (0, 0) if it is absent."""
-        pfns, flags = self.entries(vpn, vpn + 1)
-        return int(pfns[0]), int(flags[0])
+        pfns, flags = self.entries(vpn, Vpn(vpn + 1))
+        return Pfn(int(pfns[0])), int(flags[0])
 
-    def entries(self, start: int, end: int) -> tuple[Numbers, Flags]:
+    def entries(self, start: Vpn, end: Vpn) -> tuple[Pfns, Flags]:
         """The pfns and the flags of virtual pages `start` to `end` - 1; 0 and 0 where absent."""
         pfns = np.zeros(end - start, np.int64)
         flags = np.zeros(end - start, np.uint8)
@@ -160,33 +172,34 @@ class PageTables:
             pfns[here], flags[here] = numbers(part.pfns()), part.flags
         return pfns, flags
 
-    def entries_at(self, vpns: Numbers) -> tuple[Numbers, Flags]:
+    def entries_at(self, vpns: Vpns) -> tuple[Pfns, Flags]:
         """The pfns and the flags of single pages; 0 and 0 where absent, or where `vpns` is -1."""
         pfns, flags = np.zeros(len(vpns), np.int64), np.zeros(len(vpns), np.uint8)
         asked = np.flatnonzero(vpns >= 0)
         areas = distinct(vpns[asked] // HUGE_PAGES)
         for adjacent in np.split(areas, np.flatnonzero(np.diff(areas) > 1) + 1):
             if len(adjacent):
-                start, end = int(adjacent[0]) * HUGE_PAGES, int(adjacent[-1] + 1) * HUGE_PAGES
+                start, _ = area_range(int(adjacent[0]))
+                _, end = area_range(int(adjacent[-1]))
                 here = asked[(vpns[asked] >= start) & (vpns[asked] < end)]
                 found = self.entries(start, end)
                 pfns[here] = found[0][vpns[here] - start]
                 flags[here] = found[1][vpns[here] - start]
         return pfns, flags
 
-    def present_frames(self, start: int, end: int) -> Numbers:
+    def present_frames(self, start: Vpn, end: Vpn) -> Pfns:
         """The frames of the range's present pages, zero pages left out, a pfn for each entry."""
         found = [part.present_frames() for part in self.look(start, end)]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     # --- changes ----------------------------------------------------------------------------
 
-    def store(self, start: int, pfns: Selection, flags: int) -> None:
+    def store(self, start: Vpn, pfns: Pfns | range, flags: int) -> None:
         """Set the entries from page `start` on: as one run, if they are alike."""
-        end = start + len(pfns)
+        end = Vpn(start + len(pfns))
         step = _step(pfns)
         if step is not None:
-            self.add(Run(start, end, int(pfns[0]), step, flags))
+            self.add(Run(start, end, Pfn(int(pfns[0])), step, flags))
             return
         pfns = numbers(pfns)
         for low, high in area_ranges(start, end):
@@ -220,10 +233,10 @@ class PageTables:
             self._parts[low:high] = [run]
             self.join_runs(run.start, run.end)
 
-    def set_entries(self, vpns: Numbers, pfns: Numbers, flags: int) -> None:
+    def set_entries(self, vpns: Vpns, pfns: Pfns, flags: int) -> None:
         """Set the entries of pages, which ascend, in areas that have tables."""
         if len(vpns) >= _SHORTEST_RUN and (np.diff(vpns) == 1).all():
-            self.store(int(vpns[0]), compact(pfns), flags)
+            self.store(Vpn(int(vpns[0])), compact(pfns), flags)
             return
         areas = vpns // HUGE_PAGES
         starts = np.flatnonzero(np.diff(areas, prepend=-1))
@@ -238,10 +251,10 @@ class PageTables:
             here = where[low:high]
             table.pfn[here], table.flags[here] = pfns[low:high], flags
 
-    def join(self, start: int, end: int) -> None:
+    def join(self, start: Vpn, end: Vpn) -> None:
         """Make one run of the range, all of which is present, if its entries are alike, and there
         are no others in its areas."""
-        first, last = start // HUGE_PAGES * HUGE_PAGES, -(-end // HUGE_PAGES) * HUGE_PAGES
+        first, last = area_start(start), area_end(end - 1)
         if all(isinstance(part, Run) for part in self.look(first, last)):
             return
         pfns, flags = self.entries(first, last)
@@ -251,9 +264,9 @@ class PageTables:
         alone = np.count_nonzero(flags) == end - start
         if step is not None and alone and (bits == bits[0]).all():
             self.drop(first // HUGE_PAGES, last // HUGE_PAGES)
-            self.add_run(Run(start, end, int(line[0]), step, int(bits[0])))
+            self.add_run(Run(start, end, Pfn(int(line[0])), step, int(bits[0])))
 
-    def join_runs(self, start: int, end: int) -> None:
+    def join_runs(self, start: Vpn, end: Vpn) -> None:
         """Join runs of the range, and those that end or start at its borders, that continue one
         another."""
         low = self._at(start - 1)
@@ -261,7 +274,7 @@ class PageTables:
         if high - low > 1:
             self._parts[low:high] = _joined(self._parts[low:high])
 
-    def add_bits(self, start: int, end: int, bits: int) -> None:
+    def add_bits(self, start: Vpn, end: Vpn, bits: int) -> None:
         """Set bits of all entries of the range, which are present."""
         if all(part.allows(bits) for part in self.look(start, end)):
             return
@@ -269,26 +282,27 @@ class PageTables:
             part.change(0xFF, bits)
         self.join_runs(start, end)
 
-    def clear(self, start: int, end: int) -> None:
+    def clear(self, start: Vpn, end: Vpn) -> None:
         """Make pages absent: page tables stay, the huge pages that are in the range go."""
         for part in self.parts(start, end):
             if not part.clear():
                 self.drop(part.start // HUGE_PAGES, part.end // HUGE_PAGES)
         self.join_runs(start, end)
 
-    def move(self, start: int, end: int, distance: int) -> None:
+    def move(self, start: Vpn, end: Vpn, distance: int) -> None:
         """Move the tables of whole areas `distance` pages up, to where there are none."""
         low, high = self._cut(start), self._cut(end)
         moved = self._parts[low:high]
         del self._parts[low:high]
         for part in moved:
             part.move(distance)
-        at = self._at(start + distance)
+        start, end = Vpn(start + distance), Vpn(end + distance)
+        at = self._at(start)
         self._parts[at:at] = moved
-        self.join_runs(start + distance, start + distance)
-        self.join_runs(end + distance, end + distance)
+        self.join_runs(start, start)
+        self.join_runs(end, end)
 
-    def ensure(self, start: int, end: int) -> None:
+    def ensure(self, start: Vpn, end: Vpn) -> None:
         """Make page tables for those areas of the range that have none."""
         for low, high in self.absent_areas(start, end):
             self.add_run(Run(low, high, ZERO_PFN, 0, 0))
@@ -303,7 +317,7 @@ class PageTables:
         """The position of the first part that starts at page `vpn` or behind it."""
         return bisect_left(self._parts, vpn, key=_START)
 
-    def _cut(self, vpn: int) -> int:
+    def _cut(self, vpn: Vpn) -> int:
         """Cut the run that reaches across the border before page `vpn`; returns the position of
         what is behind that."""
         at = self._at(vpn)
@@ -313,7 +327,7 @@ class PageTables:
             return at + 1
         return at
 
-    def _table(self, vpn: int) -> PageTable:
+    def _table(self, vpn: Vpn) -> PageTable:
         """The page table that page `vpn` is in; it comes into being if there is none."""
         area = vpn // HUGE_PAGES
         table = self.get(area)
@@ -328,7 +342,7 @@ class PageTables:
         low, high = self._at(first * HUGE_PAGES), self._upto(last * HUGE_PAGES)
         if not any(isinstance(part, Run) for part in self._parts[low:high]):
             return
-        low, high = self._cut(first * HUGE_PAGES), self._cut(last * HUGE_PAGES)
+        low, high = self._cut(Vpn(first * HUGE_PAGES)), self._cut(Vpn(last * HUGE_PAGES))
         self._parts[low:high] = _opened(self._parts[low:high])
 
     def check_invariants(self) -> None:
@@ -348,16 +362,16 @@ class PageTables:
                 at = part.end
 
 
-def _within(part: Part, start: int, end: int) -> Part:
+def _within(part: Part, start: Vpn, end: Vpn) -> Part:
     return part if start <= part.start and part.end <= end else part.clipped(start, end)
 
 
-def _piece_end(parts: list[Part]) -> int:
+def _piece_end(parts: list[Part]) -> Vpn:
     """Where a piece that begins with these parts ends: inside a run only where an area does."""
     left = PIECE_PAGES
     for part in parts:
         if part.pages > left:
-            return max((part.start + left) // HUGE_PAGES * HUGE_PAGES, part.start)
+            return max(area_start(part.start + left), part.start)
         left -= part.pages
     return parts[-1].end
 
@@ -398,7 +412,7 @@ def _adjacent(areas: list[int]) -> Iterator[tuple[int, int]]:
             yield first, area + 1
 
 
-def _step(pfns: Selection) -> int | None:
+def _step(pfns: Pfns | range) -> int | None:
     """The step of a run with these frames; None if they cannot be one."""
     if isinstance(pfns, range):
         return 1

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from dksmfs.kernel.linear import Numbers, Selection, compact
+from dksmfs.kernel.linear import Selection, compact
+from dksmfs.kernel.units import Numbers
 
 
 class Vacancies:

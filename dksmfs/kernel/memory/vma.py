@@ -16,6 +16,7 @@ from typing import Final
 
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.memory.page_cache import File
+from dksmfs.kernel.units import Pgoff, Vpn
 
 MAX_MAP_COUNT = 65530
 
@@ -85,9 +86,9 @@ class Vma:
     has more than one link, which is so after a fork.
     """
 
-    start: int
-    end: int
-    pgoff: int
+    start: Vpn
+    end: Vpn
+    pgoff: Pgoff
     prot: Prot
     kind: Kind
     flags: VmaFlag = VmaFlag.NONE
@@ -105,40 +106,40 @@ class Vma:
         """Whether writes are allowed."""
         return bool(self.prot & Prot.WRITE)
 
-    def linear_page_index(self, vpn: int) -> int:
+    def linear_page_index(self, vpn: Vpn) -> Pgoff:
         """The page offset of virtual page `vpn` (linear_page_index)."""
-        return self.pgoff + vpn - self.start
+        return Pgoff(self.pgoff + vpn - self.start)
 
 
 class VmaList:
     """The mappings of one address space, in ascending order, without overlaps."""
 
-    def __init__(self, boundary: Callable[[int], None]) -> None:
+    def __init__(self, boundary: Callable[[Vpn], None]) -> None:
         """`boundary(vpn)` is called before a mapping gets a new limit inside itself."""
         self._vmas: list[Vma] = []
         self._boundary = boundary
-        self._searched: dict[int, int] = {}
+        self._searched: dict[int, Vpn] = {}
         """For each n the page above which no gap has 2**n pages, as far as that is known."""
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._vmas)
 
-    def find(self, vpn: int) -> Vma | None:
+    def find(self, vpn: Vpn) -> Vma | None:
         """The first mapping that ends after `vpn` (find_vma)."""
         at = self._index(vpn)
         return self._vmas[at] if at < len(self._vmas) else None
 
-    def at(self, vpn: int) -> Vma | None:
+    def at(self, vpn: Vpn) -> Vma | None:
         """The mapping that covers `vpn` (vma_lookup)."""
         vma = self.find(vpn)
         return vma if vma is not None and vma.start <= vpn else None
 
-    def overlapping(self, start: int, end: int, limit: int | None = None) -> list[Vma]:
+    def overlapping(self, start: Vpn, end: Vpn, limit: int | None = None) -> list[Vma]:
         """The mappings that have a page in the range, the first `limit` of them."""
         low, high = self._index(start), bisect_left(self._vmas, end, key=_START)
         return self._vmas[low : high if limit is None else min(high, low + limit)]
 
-    def gap_below(self, limit: int, pages: int) -> int | None:
+    def gap_below(self, limit: Vpn, pages: int) -> Vpn | None:
         """The highest start of `pages` unmapped pages below `limit`; None if there is no room."""
         large = pages.bit_length() - 1
         limit = min(limit, self._searched.get(large, limit))
@@ -153,12 +154,12 @@ class VmaList:
             limit = min(limit, vma.start)
         if passed:
             self._searched[large] = limit
-        return limit - pages if limit > pages else None
+        return Vpn(limit - pages) if limit > pages else None
 
-    def neighbours(self, start: int, end: int) -> tuple[int, int | None]:
+    def neighbours(self, start: Vpn, end: Vpn) -> tuple[Vpn, Vpn | None]:
         """The end of the last mapping before the range, and the start of the first one after it."""
         at, behind = self._index(start), bisect_left(self._vmas, end, key=_START)
-        before = self._vmas[at - 1].end if at else 0
+        before = self._vmas[at - 1].end if at else Vpn(0)
         after = self._vmas[behind].start if behind < len(self._vmas) else None
         return before, after
 
@@ -193,7 +194,7 @@ class VmaList:
             if gap_end is None or searched < gap_end:
                 del self._searched[large]
 
-    def split(self, vma: Vma, vpn: int) -> Vma:
+    def split(self, vma: Vma, vpn: Vpn) -> Vma:
         """Cut `vma` before `vpn`; `vma` keeps the pages below, the new mapping has the rest."""
         self.require_room()
         self._boundary(vpn)
@@ -202,7 +203,7 @@ class VmaList:
         self.insert(upper)
         return upper
 
-    def isolate(self, vma: Vma, start: int, end: int) -> Vma:
+    def isolate(self, vma: Vma, start: Vpn, end: Vpn) -> Vma:
         """Split `vma` so that a mapping covers exactly the given part of it."""
         if start > vma.start:
             vma = self.split(vma, start)
@@ -210,7 +211,7 @@ class VmaList:
             self.split(vma, end)
         return vma
 
-    def set_attributes(self, vma: Vma, start: int, end: int, prot: Prot, flags: VmaFlag) -> Vma:
+    def set_attributes(self, vma: Vma, start: Vpn, end: Vpn, prot: Prot, flags: VmaFlag) -> Vma:
         """Give the part of `vma` from `start` to `end` other attributes; returns its mapping."""
         part = replace(
             vma, start=start, end=end, pgoff=vma.linear_page_index(start), prot=prot, flags=flags
@@ -243,7 +244,7 @@ class VmaList:
             return self._grow(nxt, new.start, nxt.end)
         return None
 
-    def _grow(self, vma: Vma, start: int, end: int) -> Vma:
+    def _grow(self, vma: Vma, start: Vpn, end: Vpn) -> Vma:
         """Extend `vma`, over others if need be (__vma_adjust)."""
         for other in self.overlapping(start, end):
             if other is vma:

@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import checksums_of
-from dksmfs.kernel.linear import Numbers, Selection, numbers, part
-from dksmfs.kernel.memory.frame_contents import Mask, Pfns
+from dksmfs.kernel.linear import Selection, numbers, part
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 _FIRST_PAGES: Final = 64  # that are hashed, and tell where the others are expected
 _MISSES: Final = 4  # times that copies in a row end, or are none, before no more are looked for

@@ -20,11 +20,11 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.hashes import Checksums, Hashes, Rows, checksums_of, hash_rows
-from dksmfs.kernel.linear import Numbers, Selection, at, compact, numbers, part
-from dksmfs.kernel.memory.frame_contents import FrameContents, Mask, Pfns
+from dksmfs.kernel.linear import Selection, at, compact, numbers, part
+from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.pausing import Work, finished
-from dksmfs.kernel.units import ZERO_PFN
+from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers, Pfns
 
 _PAGES_AT_ONCE: Final = 1024  # hashed between pauses
 
@@ -37,7 +37,7 @@ class Question:
     """
 
     def __init__(self, pfns: Pfns, kept: KeptHashes) -> None:
-        self.pfns: Selection = compact(pfns)
+        self.pfns: Pfns | range = compact(pfns)
         self.twins = pfns.copy()
         self.kept = kept
         self._alike: list[tuple[Numbers, Numbers]] = []

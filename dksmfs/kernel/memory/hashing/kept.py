@@ -3,7 +3,8 @@
 import numpy as np
 
 from dksmfs.kernel.columns import Column
-from dksmfs.kernel.linear import Selection, at
+from dksmfs.kernel.linear import at
+from dksmfs.kernel.units import Pfns
 
 
 class KeptHashes:
@@ -18,6 +19,6 @@ class KeptHashes:
         self.hash.grow(length)
         self.known.grow(length)
 
-    def forget(self, pfns: Selection) -> None:
+    def forget(self, pfns: Pfns | range) -> None:
         """The frames have got another content."""
         self.known.values[at(pfns)] = False

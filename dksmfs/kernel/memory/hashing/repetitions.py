@@ -7,11 +7,10 @@ the bytes of the first one.
 import numpy as np
 
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.linear import Numbers, Selection, numbers, part
-from dksmfs.kernel.memory.frame_contents import Mask
+from dksmfs.kernel.linear import Selection, numbers, part
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes, HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.units import ZERO_PFN
+from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers
 
 
 class Repetitions(HashShortcut):
