@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dksmfs.kernel.calls.follow import State
 from dksmfs.kernel.content.content import Content, Indices
-from dksmfs.kernel.content.hashes import Rows
+from dksmfs.kernel.content.xxh64 import Rows
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.units import PAGE_SIZE
 

@@ -25,10 +25,9 @@ from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
 from dksmfs.kernel.dksm.known_merges import KnownMerges
 from dksmfs.kernel.errors import AccessFault, kernel_error
-from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory, Thp
+from dksmfs.kernel.memory.hashing.computed import Computed
 from dksmfs.kernel.memory.hashing.copies import Copies
-from dksmfs.kernel.memory.hashing.formulas import Formulas
 from dksmfs.kernel.memory.hashing.gathered import Gathered
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut
 from dksmfs.kernel.memory.hashing.known import Known
@@ -37,6 +36,7 @@ from dksmfs.kernel.memory.hashing.same_pages import SamePages
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, parse_prot
 from dksmfs.kernel.pausing import Work, pausing
+from dksmfs.kernel.selection import compact
 from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, TASK_PAGES, Vpn
 
 ADVICE: dict[str, int] = {advice.name.lower(): advice.value for advice in Advice}
@@ -49,7 +49,7 @@ SHORTCUTS: Final[tuple[Shortcut, ...]] = (
     Batches,
     Known,
     Gathered,
-    Formulas,
+    Computed,
     SamePages,
     Repetitions,
     Copies,

@@ -14,8 +14,8 @@ from dksmfs.kernel.content.comparison import equal_pages
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.content.formulas import hashes_by_first_word, hashes_by_last_words
-from dksmfs.kernel.content.hashes import hash_rows
 from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.content.xxh64 import hash_rows
 from dksmfs.kernel.pausing import finished
 from dksmfs.kernel.units import PAGE_SIZE
 

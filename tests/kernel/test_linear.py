@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dksmfs.kernel.linear import LinearColumn, compact, numbers
+from dksmfs.kernel.memory.columns import LinearColumn
 from dksmfs.kernel.memory.vacancies import Vacancies
+from dksmfs.kernel.selection import compact, numbers
 from dksmfs.kernel.units import Numbers
 
 LENGTH: Final = 2048

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dksmfs.kernel.linear import Selection, numbers
 from dksmfs.kernel.memory.entries import PageTable, Run
 from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PageTables
+from dksmfs.kernel.selection import Selection, numbers
 from dksmfs.kernel.units import HUGE_PAGES, Vpn
 
 PAGES = 4 * HUGE_PAGES

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.linear import distinct, numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import (
     ACCESSED,
@@ -28,6 +27,7 @@ from dksmfs.kernel.memory.page_cache import NO_PAGE, File
 from dksmfs.kernel.memory.page_tables import PIECE_PAGES, PIECE_PARTS
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import distinct, numbers
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Mask, Pfns, Pgoff, Vpn
 
 _FAULT_AROUND_PAGES = 16  # fault_around_bytes is 64 KiB

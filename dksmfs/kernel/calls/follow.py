@@ -15,12 +15,12 @@ import numpy.typing as npt
 from dksmfs.kernel.calls import faults
 from dksmfs.kernel.calls import mapping as calls
 from dksmfs.kernel.content.content import Content, Indices
-from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PROTNONE, WRITE, area_ranges
 from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.vma import Kind, Prot, Vma, VmaFlag
 from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.selection import numbers
 from dksmfs.kernel.units import HUGE_PAGES, Mask, Pfns, Vpn
 
 States = npt.NDArray[np.uint8]  # a State for each page

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.hashes import Hashes, Rows, hash_rows
-from dksmfs.kernel.linear import Selection, numbers
+from dksmfs.kernel.content.xxh64 import Hashes, Rows, hash_rows
+from dksmfs.kernel.selection import Selection, numbers
 
 _ROWS_AT_ONCE: Final = 1024  # 4 MiB of generated pages: numpy takes huge pages for them
 

@@ -13,8 +13,8 @@ from dksmfs.kernel.content.formulas import (
     hashes_by_last_words,
     splitmix_pages,
 )
-from dksmfs.kernel.content.hashes import Hashes, Rows, hash_rows
-from dksmfs.kernel.linear import Selection, numbers
+from dksmfs.kernel.content.xxh64 import Hashes, Rows, hash_rows
+from dksmfs.kernel.selection import Selection, numbers
 from dksmfs.kernel.units import PAGE_SIZE
 
 _WORDS: Final = PAGE_SIZE // 8

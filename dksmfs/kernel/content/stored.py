@@ -6,9 +6,9 @@ import numpy as np
 
 from dksmfs.kernel.content.comparison import equal_bytes
 from dksmfs.kernel.content.content import Content, Indices
-from dksmfs.kernel.content.hashes import Hashes, Rows, hash_adjacent, hash_each
-from dksmfs.kernel.linear import Selection, compact, numbers
+from dksmfs.kernel.content.xxh64 import Hashes, Rows, hash_adjacent, hash_each
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, compact, numbers
 from dksmfs.kernel.units import PAGE_SIZE
 
 _RUN_PAGES: Final = (512, 64)  # equal pages in a row that are looked for

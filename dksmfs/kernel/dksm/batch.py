@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.hashes import Checksums, Hashes
+from dksmfs.kernel.content.xxh64 import Checksums, Hashes
 from dksmfs.kernel.dksm.walk import Stretch
 from dksmfs.kernel.memory.entries import Flags
 from dksmfs.kernel.memory.frames import Frames, home

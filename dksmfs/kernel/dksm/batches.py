@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.hashes import checksums_of
+from dksmfs.kernel.content.xxh64 import checksums_of
 from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns, starts
 from dksmfs.kernel.dksm.chains import Classes, decide_chains
 from dksmfs.kernel.dksm.descriptors import Chains

@@ -29,16 +29,16 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.hashes import Checksums
+from dksmfs.kernel.content.xxh64 import Checksums
 from dksmfs.kernel.dksm.table import HASHTABLE_SIZE, Hashtable
 from dksmfs.kernel.dksm.walk import Walk
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory
 from dksmfs.kernel.memory.entries import ACCESSED, PRESENT, PROTNONE, Flags
 from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.memory.vma import Kind, Vma
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import compact
 from dksmfs.kernel.units import Mask, Numbers, Pfn, Pfns, Vpn, Vpns
 
 MERGED: Final = PRESENT | ACCESSED  # the entry of a merged page: mk_pte, read-only and clean

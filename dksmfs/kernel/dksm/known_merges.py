@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from dksmfs.kernel.dksm.engine import MERGED, Dksm, MergeShortcut
 from dksmfs.kernel.dksm.walk import Walk
-from dksmfs.kernel.linear import compact
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.entries import PRESENT, PROTNONE, Run
 from dksmfs.kernel.memory.frames import home
 from dksmfs.kernel.memory.vma import Vma
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import compact
 from dksmfs.kernel.units import Pfn, Pfns, Vpn
 
 Origin = tuple[int, int]  # the number of a content, and a page in it

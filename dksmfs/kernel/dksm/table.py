@@ -13,7 +13,7 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.content.hashes import Checksums
+from dksmfs.kernel.content.xxh64 import Checksums
 from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.pausing import Work, finished
 from dksmfs.kernel.units import Mask, Numbers, Pfn, Pfns

@@ -17,10 +17,10 @@ from dksmfs.kernel.dksm.batch import Batch
 from dksmfs.kernel.dksm.chains import Classes, has_entry
 from dksmfs.kernel.dksm.descriptors import Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
-from dksmfs.kernel.linear import distinct
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import distinct
 from dksmfs.kernel.units import Numbers, Pfn, Vpn
 
 _PAGES_AT_ONCE: Final = 128  # that take turns between pauses

@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.entries import (
     PRESENT,
     HugePage,
@@ -26,6 +25,7 @@ from dksmfs.kernel.memory.page_cache import File
 from dksmfs.kernel.memory.page_tables import PageTables
 from dksmfs.kernel.memory.vma import AnonVma, Kind, Vma, VmaFlag, VmaList
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import numbers
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Vpn
 
 _MAPPINGS: Final = 256  # that are taken out of the list together

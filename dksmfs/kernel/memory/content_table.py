@@ -14,7 +14,7 @@ ZERO_CONTENT: Final = 0
 """The number of the zero content, which is never dropped."""
 
 
-class Contents:
+class ContentTable:
     """A table of contents; one that no frame uses is forgotten, and its number used again."""
 
     def __init__(self, version: Version) -> None:

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.linear import numbers
 from dksmfs.kernel.memory.frames import Frames
+from dksmfs.kernel.selection import numbers
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Pfn, Pfns, Vpn
 
 # Bits of an entry. An absent page has none of them.

@@ -9,14 +9,15 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.comparison import equal_pages
 from dksmfs.kernel.content.content import Content, Indices
-from dksmfs.kernel.content.hashes import Hashes, Rows
 from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.content.xxh64 import Hashes, Rows
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import LinearColumn, Selection, at, numbers, part
-from dksmfs.kernel.memory.content_table import Contents
+from dksmfs.kernel.memory.columns import LinearColumn
+from dksmfs.kernel.memory.content_table import ContentTable
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.selection import Selection, at, numbers, part
 from dksmfs.kernel.units import PAGE_SIZE, Mask, Numbers, Pfn, Pfns
 
 STORAGE_LIMIT: Final = 4 << 30
@@ -38,7 +39,7 @@ class FrameContents:
         self._hashes = hashes
         self._any_tracked = any_tracked
         self._version = version
-        self._contents = Contents(version)
+        self._contents = ContentTable(version)
         self._page = LinearColumn()
 
     def grow(self, length: int) -> None:

@@ -14,15 +14,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.columns import Column
 from dksmfs.kernel.content.described import ZeroContent
 from dksmfs.kernel.errors import kernel_error
-from dksmfs.kernel.linear import LinearColumn, Selection, at, compact, distinct, numbers, part
+from dksmfs.kernel.memory.columns import Column, LinearColumn
 from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.memory.vacancies import Vacancies
 from dksmfs.kernel.memory.version import Version
+from dksmfs.kernel.selection import Selection, at, compact, distinct, numbers, part
 from dksmfs.kernel.units import HUGE_PAGES, PAGE_SIZE, Mask, Numbers, Pfn, Pfns, Pgoff
 
 FRAME_LIMIT: Final = (1 << 28) + HUGE_PAGES

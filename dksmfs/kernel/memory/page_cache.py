@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.content import Content
-from dksmfs.kernel.linear import compact, numbers
 from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import compact, numbers
 from dksmfs.kernel.units import Pfns, Pgoffs
 
 NO_PAGE: Final = -1

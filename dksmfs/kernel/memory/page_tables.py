@@ -19,7 +19,6 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.linear import compact, distinct, numbers
 from dksmfs.kernel.memory.entries import (
     Flags,
     HugePage,
@@ -31,6 +30,7 @@ from dksmfs.kernel.memory.entries import (
     area_ranges,
     area_start,
 )
+from dksmfs.kernel.selection import compact, distinct, numbers
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Pfn, Pfns, Vpn, Vpns
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run

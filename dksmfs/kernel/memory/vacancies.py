@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dksmfs.kernel.linear import Selection, compact
+from dksmfs.kernel.selection import Selection, compact
 from dksmfs.kernel.units import Numbers
 
 

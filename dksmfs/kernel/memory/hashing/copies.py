@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.hashes import checksums_of
-from dksmfs.kernel.linear import Selection, numbers, part
+from dksmfs.kernel.content.xxh64 import checksums_of
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, numbers, part
 from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 _FIRST_PAGES: Final = 64  # that are hashed, and tell where the others are expected

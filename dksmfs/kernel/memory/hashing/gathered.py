@@ -5,10 +5,10 @@ Exact, as they are hashed like any others, but their bytes are copied into one p
 
 from typing import Final
 
-from dksmfs.kernel.content.hashes import hash_rows
-from dksmfs.kernel.linear import Selection, compact, numbers, part
+from dksmfs.kernel.content.xxh64 import hash_rows
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, compact, numbers, part
 
 _PAGES_AT_ONCE: Final = 1024  # copied and hashed between pauses: 4 MiB
 

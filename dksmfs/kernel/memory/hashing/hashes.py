@@ -19,11 +19,11 @@ from typing import Final
 
 import numpy as np
 
-from dksmfs.kernel.content.hashes import Checksums, Hashes, Rows, checksums_of, hash_rows
-from dksmfs.kernel.linear import Selection, at, compact, numbers, part
+from dksmfs.kernel.content.xxh64 import Checksums, Hashes, Rows, checksums_of, hash_rows
 from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.selection import Selection, at, compact, numbers, part
 from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers, Pfns
 
 _PAGES_AT_ONCE: Final = 1024  # hashed between pauses

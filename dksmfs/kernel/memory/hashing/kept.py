@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dksmfs.kernel.columns import Column
-from dksmfs.kernel.linear import at
+from dksmfs.kernel.memory.columns import Column
+from dksmfs.kernel.selection import at
 from dksmfs.kernel.units import Pfns
 
 

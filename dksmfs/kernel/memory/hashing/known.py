@@ -4,9 +4,9 @@ Exact, as a frame whose content is stable holds other bytes only after it got an
 then its hash is forgotten.
 """
 
-from dksmfs.kernel.linear import Selection, at
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, at
 
 
 class Known(HashShortcut):

@@ -7,9 +7,9 @@ the bytes of the first one.
 import numpy as np
 
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.linear import Selection, numbers, part
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes, HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, numbers, part
 from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers
 
 

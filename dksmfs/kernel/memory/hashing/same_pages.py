@@ -5,9 +5,9 @@ Exact, as what a formula makes of a number is always the same.
 
 import numpy as np
 
-from dksmfs.kernel.linear import Selection, at, numbers, part
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes, HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, at, numbers, part
 from dksmfs.kernel.units import Mask, Pfns
 
 

@@ -5,12 +5,12 @@ Exact, as the formula is XXH64 itself, without the steps that are the same for a
 
 import numpy as np
 
-from dksmfs.kernel.linear import Selection, at, part
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import Selection, at, part
 
 
-class Formulas(HashShortcut):
+class Computed(HashShortcut):
     """For described pages that are mostly zeros."""
 
     def find(self, question: Question, left: Selection) -> Work[Selection]:

@@ -1,63 +1,58 @@
-"""Numbers that mostly count up by one: selections of frames or pages, and a column of such numbers.
+"""Columns of the frame table: a number for each frame, in arrays that grow in place."""
 
-A region gets its frames in one go, and fills them with pages 0, 1, ... of a content. So a run of
-frames is written as a `range`, and what is known of a frame as its distance from a line.
-"""
-
-from typing import Any, Final, TypeVar
+import mmap
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dksmfs.kernel.columns import Column
-from dksmfs.kernel.units import Mask, Numbers
-
-Kind = TypeVar("Kind", bound="np.generic[Any]")
-Selection = Numbers | range  # frames or pages; a range counts up by one
+from dksmfs.kernel.selection import Selection, compact, numbers
+from dksmfs.kernel.units import Numbers
 
 _BLOCK: Final = 512  # numbers that share a line
+_FEWEST: Final = 1024  # rows of a new column
+_HUGE_BYTES: Final = 4 << 20  # from this size on, huge pages of our own are worth having
 
 
-def at(selection: Selection) -> Numbers | slice:
-    """The selection as an index into arrays; views instead of copies where it is a range."""
-    return slice(selection.start, selection.stop) if isinstance(selection, range) else selection
+class Column:
+    """An array of numbers that are 0 until they are set.
+
+    It takes memory only where it was written, and grows without being copied, as mremap(2) moves
+    pages and not bytes. `values` is another array after each growth.
+    """
+
+    def __init__(self, kind: npt.DTypeLike) -> None:
+        self._kind = np.dtype(kind)
+        self._use(_zeros(_FEWEST * self._kind.itemsize))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def clear(self) -> None:
+        """Set all numbers to 0."""
+        self._use(_zeros(self.values.nbytes))
+
+    def grow(self, length: int) -> None:
+        """Have `length` rows, which are more than before."""
+        size = length * self._kind.itemsize
+        del self.values
+        try:
+            self._memory.resize(size)
+            self._use(self._memory)
+        except BufferError:  # somebody still looks at the old array
+            old = np.frombuffer(self._memory, self._kind)
+            self._use(_zeros(size))
+            self.values[: len(old)] = old
+
+    def _use(self, memory: mmap.mmap) -> None:
+        if len(memory) >= _HUGE_BYTES:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = memory
+        self.values: npt.NDArray[Any] = np.frombuffer(memory, self._kind)
 
 
-def numbers(selection: Selection) -> Numbers:
-    """The selection as an array."""
-    if isinstance(selection, range):
-        return np.arange(selection.start, selection.stop)
-    return selection
-
-
-def part(selection: Selection, positions: Selection | Mask) -> Selection:
-    """The members of the selection at some positions."""
-    if isinstance(positions, range):
-        return selection[positions.start : positions.stop]
-    if not isinstance(selection, range):
-        return selection[positions]
-    if positions.dtype == np.bool_:
-        positions = np.flatnonzero(positions)
-    return selection.start + positions
-
-
-def compact(selection: Selection) -> Selection:
-    """The same selection, as a range if its members count up by one."""
-    if isinstance(selection, range) or not len(selection):
-        return selection
-    first, count = int(selection[0]), len(selection)
-    if count == 1 or (selection[-1] - first == count - 1 and (np.diff(selection) == 1).all()):
-        return range(first, first + count)
-    return selection
-
-
-def distinct(values: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
-    """The values in ascending order, each once; np.unique() would load a package that takes longer
-    than most calls."""
-    ascending = np.sort(values)
-    kept = np.ones(len(ascending), np.bool_)
-    kept[1:] = ascending[1:] != ascending[:-1]
-    return ascending[kept]
+def _zeros(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class LinearColumn:
