@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.described import ZeroContent
-from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.memory.version import Version
 
 ZERO_CONTENT: Final = 0
@@ -53,7 +52,7 @@ class ContentTable:
             self.uniform[number] = content.uniform
             self.address[number], self.stored_pages[number] = content.address, content.stored_pages
             self.stable[number] = content.stable
-            self.kept[number] = content.stable and isinstance(content, StoredContent)
+            self.kept[number] = content.stable and not content.described
             self.held_bytes += content.held_bytes
             self.unstable += not content.stable
         return number

@@ -1,4 +1,14 @@
-"""What the frames hold: which page of which content."""
+"""What the frames hold: for each frame, which page of which content.
+
+A content is a sequence of pages, stored or described (`content`), and has a number while a frame
+uses it (`content_table`). The column has one number for each frame: that of the content in the
+upper bits, and that of the page within it in the lower 32. So frames with the same number hold the
+same bytes, and nothing is compared. Frames with other numbers may still hold the same bytes: those
+are compared (`compare`). To copy a page copies the number; to write to it makes a new content.
+
+The pages of a region mostly are pages 0, 1, ... of one content. Their numbers then count up by one
+(`_line`), take no memory, and are dealt with as one range.
+"""
 
 import errno
 from collections.abc import Callable

@@ -1,11 +1,15 @@
-"""Physical memory: page frames, known by their page frame numbers (pfn).
+"""Physical memory: the frame table (mem_map). A frame is known by its page frame number (pfn).
 
-A frame has a content (a page of one of the `Content`s), counts of who refers to it, and, if it is
-anonymous, the place where it was first mapped. Frame 0 is the kernel's shared zero page.
+Each column of the table has one owner, which alone reads and writes it:
 
-References: `mapcount` counts page-table entries; a frame nobody maps is free. `tracked` counts
-page descriptors, which hold no reference: a descriptor may outlive its frame. The number of a
-free frame is not used again while a descriptor still names it.
+  * `Frames` (here): `mapcount`, the page-table entries that map a frame; `tracked`, the page
+    descriptors that name it; `flags`; and `home`, where an anonymous frame was mapped first;
+  * `FrameContents`: the page of a content that the frame holds;
+  * `KeptHashes`: the hash that was found last, and whether it is known to be right.
+
+A frame that nothing maps is free. A page descriptor holds no reference, and may outlive its frame;
+the number of a free frame is not used again while a descriptor names it. Frame 0 is the kernel's
+shared zero page.
 """
 
 import errno
@@ -63,9 +67,6 @@ class Frames:
 
     def __init__(self, checksum_bits: int) -> None:
         self.version = Version()
-        """Grows with whatever may change the outcome of an advertisement: a frame that a page
-        descriptor names is freed or gets another content, a content number gets another meaning,
-        the table of page descriptors changes."""
         kept = KeptHashes()
         self.contents = FrameContents(kept, self.version, self.any_tracked)
         self.hashes = FrameHashes(self.contents, kept, checksum_bits)

@@ -1,8 +1,13 @@
-"""Whether anything has changed that decides what becomes of advertised pages."""
+"""The one counter of changes after which an outcome that was found before may be another."""
 
 
 class Version:
-    """`number` grows with every such change; all parts of a machine count with the same one."""
+    """`number` grows with each change that may alter what becomes of an advertised page.
+
+    These are: a frame that a page descriptor names is freed, or gets another content (`Frames`,
+    `FrameContents`); the number of a content gets another meaning (`ContentTable`); the table of
+    page descriptors changes (`Hashtable`). All of them count with the machine's one `Version`.
+    """
 
     def __init__(self) -> None:
         self.number = 0

@@ -1,1 +1,1 @@
-"""The hashes of frames: of which DKSM's checksums are a part."""
+"""The hashes of frames, of which DKSM's checksums are a part; a module for each shortcut."""

@@ -52,7 +52,7 @@ class Copies(HashShortcut):
         while at < len(positions):
             some = positions[at : at + count]
             pfns = numbers(question.frames(some))
-            same = self._known(pfns - distance)
+            same = self.hashes.kept.known_frames(pfns - distance)
             same[same] = yield from self.hashes.contents.compare(pfns[same], pfns[same] - distance)
             question.has_twins(some[same], pfns[same] - distance)
             equal.append(same)
@@ -64,13 +64,6 @@ class Copies(HashShortcut):
     def _distance(self, pfns: Pfns) -> int:
         """How far behind frames that have just been hashed those are that the newest descriptors
         with their checksums name; 0 if that differs."""
-        kept = self.hashes.kept
-        checksums = checksums_of(kept.hash.values[pfns], self.hashes.checksum_bits)
+        checksums = checksums_of(self.hashes.kept.hashes(pfns), self.hashes.checksum_bits)
         behind = pfns - self.hashes.newest(checksums)
         return int(behind[0]) if (behind == behind[0]).all() else 0
-
-    def _known(self, pfns: Pfns) -> Mask:
-        kept = self.hashes.kept
-        known: Mask = (pfns > 0) & (pfns < len(kept.known))
-        known[known] = kept.known.values[pfns[known]]
-        return known

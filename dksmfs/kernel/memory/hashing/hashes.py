@@ -1,16 +1,23 @@
-"""The hash of what each frame holds, and the frames that are known to hold the same.
+"""The hash of what each frame holds, and a twin of each frame.
 
-To hash a page takes longer than to compare it with another one, and most pages of most machines
-are copies. So a page that looks like the copy of a page whose hash is known is compared with that:
-if all bytes are equal, so is the hash. The other page's frame is then a *twin* of this page's. It
-was proven to hold the same bytes, so the question whether this page equals a third one may be put
-to the twin; mostly the twin is the third one, and nothing needs to be compared again.
+To compare a page with another takes less time than to hash it, and most pages of most machines are
+copies. So where a page is likely to be a copy of a frame whose hash is known, the two are compared.
+If all bytes are equal, the page has the hash of that frame, and the frame is its *twin*.
 
-A proof holds as long as neither page changes. During an advertisement the machine writes to no
-frame, so only memory that a client shares and may still write can change. Of such memory no twin
-is taken, and no page in it has a twin, with one exception: a page that is compared with zeros of
-our own has the kernel's zero page as a twin, which nobody writes. If the client writes to that
-page afterwards, it is as if it had written to it after it was merged.
+The engine then asks whether the page equals the frame of a descriptor. The twin holds the same
+bytes as the page, so the twin may be compared in its stead. Mostly the twin is the very frame of
+the descriptor, and nothing is left to compare.
+
+A twin is safe as long as neither of the two changes. While pages are advertised, the machine itself
+writes to no frame. Memory that a client shares, and may still write, can change at any time. So:
+
+  * such memory is hashed each time, is never a twin, and has no twin, with one exception;
+  * a page of it that was compared with zeros has the kernel's zero page as its twin. That page
+    never changes. If the client writes to its own page later, this is as if it had done so after
+    the merge.
+
+A frame without a known twin counts as its own. `Question` collects what is found about some frames,
+each `HashShortcut` finds a part of it, and `FrameHashes` hashes the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +30,7 @@ from dksmfs.kernel.content.xxh64 import Checksums, Hashes, Rows, checksums_of, h
 from dksmfs.kernel.memory.frame_contents import FrameContents
 from dksmfs.kernel.memory.hashing.kept import KeptHashes
 from dksmfs.kernel.pausing import Work, finished
-from dksmfs.kernel.selection import Selection, at, compact, numbers, part
+from dksmfs.kernel.selection import Selection, compact, part
 from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers, Pfns
 
 _PAGES_AT_ONCE: Final = 1024  # hashed between pauses
@@ -48,12 +55,12 @@ class Question:
 
     def answer(self, positions: Selection, hashes: Hashes) -> None:
         """The frames at `positions` have these hashes."""
-        self.kept.hash.values[at(self.frames(positions))] = hashes
+        self.kept.note(self.frames(positions), hashes)
 
     def has_twins(self, positions: Numbers, twins: Pfns) -> None:
         """The frames at `positions` were proven to hold the bytes of `twins`, whose hashes are
         known."""
-        self.answer(positions, self.kept.hash.values[twins])
+        self.answer(positions, self.kept.hashes(twins))
         self.twins[positions] = twins
 
     def is_alike(self, positions: Numbers, others: Numbers) -> None:
@@ -64,9 +71,9 @@ class Question:
     def close(self) -> tuple[Hashes, Pfns]:
         """All hashes and twins; the hash of each frame must have been found."""
         for positions, others in self._alike:
-            self.answer(positions, self.kept.hash.values[numbers(self.frames(others))])
+            self.answer(positions, self.kept.hashes(self.frames(others)))
             self.twins[positions] = self.twins[others]
-        return self.kept.hash.values[at(self.pfns)], self.twins
+        return self.kept.hashes(self.pfns), self.twins
 
 
 class HashShortcut(ABC):
@@ -110,7 +117,7 @@ class FrameHashes:
                 left = yield from shortcut.find(question, left)
         yield from self.hash_each(question, left)
         hashes, twins = question.close()
-        self.kept.known.values[pfns] = self.contents.stable(pfns)
+        self.kept.trust(pfns, self.contents.stable(pfns))
         return hashes, twins
 
     def know_zero_page(self) -> None:

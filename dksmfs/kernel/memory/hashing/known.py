@@ -6,7 +6,7 @@ then its hash is forgotten.
 
 from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.selection import Selection, at
+from dksmfs.kernel.selection import Selection
 
 
 class Known(HashShortcut):
@@ -14,4 +14,4 @@ class Known(HashShortcut):
 
     def find(self, question: Question, left: Selection) -> Work[Selection]:
         yield from ()
-        return without(left, question.kept.known.values[at(question.frames(left))])
+        return without(left, question.kept.known(question.frames(left)))

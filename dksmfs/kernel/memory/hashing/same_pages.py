@@ -38,8 +38,6 @@ class SamePages(HashShortcut):
 
     def _same(self, candidates: Pfns, pfns: Pfns) -> Mask:
         """Whether the candidates are frames with known hashes that hold the pages of `pfns`."""
-        kept = self.hashes.kept
-        same: Mask = (candidates > 0) & (candidates < len(kept.known))
-        same[same] = kept.known.values[candidates[same]]
+        same = self.hashes.kept.known_frames(candidates)
         same[same] = self.hashes.contents.same_page(candidates[same], pfns[same])
         return same
