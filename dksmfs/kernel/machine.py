@@ -128,9 +128,9 @@ class Machine:
 
     @pausing
     def reset(self, thp: str) -> Work[None]:
-        """Become a machine that has just been started, whatever this one has been through.
+        """Become a machine that has just been started.
 
-        It is one at once; then the memory of what was there is freed, with pauses.
+        This is done at once. Then the memory of the old processes is freed, with pauses.
         """
         processes = self._processes
         vars(self).update(vars(Machine(thp)))
@@ -192,7 +192,7 @@ class Machine:
     def mkfile(self, name: str, pages: int, content: Content) -> Work[None]:
         """Create a file of `pages` pages in memory, in place of one with that name.
 
-        Whoever maps the old file keeps it.
+        Processes that map the old file keep it.
         """
         if pages < 1:
             raise kernel_error(errno.EINVAL, "a file has at least one page")

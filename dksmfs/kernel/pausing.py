@@ -1,8 +1,8 @@
 """Work that takes long: it pauses where others may look at the machine.
 
 Such work is a generator. It yields at its pauses, at most a millisecond of work apart, and returns
-its result. Nobody but those who look may touch the machine in a pause, so what a pause leaves
-behind must be complete enough to be looked at.
+its result. In the pauses of a change others may look at the machine, but not change it; in those of
+a look they may change it. So entries, counts and tables must agree in every pause.
 """
 
 from collections.abc import Callable, Generator
@@ -40,8 +40,8 @@ class BoundPausing(Generic[Arguments, Result]):
 class pausing(Generic[Owner, Arguments, Result]):  # noqa: N801 (a decorator)
     """Make a method of a generator: a call runs it to its end, `method.work(...)` has its pauses.
 
-    So `machine.exit(pid)` is for those who are alone with the machine, and
-    `yield from machine.exit.work(pid)` for those who let others look meanwhile.
+    So `machine.exit(pid)` ends a process in one go, and `yield from machine.exit.work(pid)` lets
+    others look at the machine meanwhile.
     """
 
     def __init__(self, work: Callable[Concatenate[Owner, Arguments], Work[Result]]) -> None:

@@ -143,7 +143,7 @@ def _piece_end(start: Vpn) -> Vpn:
 
 
 def _reused(mm: AddressSpace, start: Vpn, end: Vpn) -> Vpn:
-    """How far the pages from `start` on are a run of frames that nobody else maps; they become
+    """How far the pages from `start` on are a run of frames without any other mapping; they become
     writable in place, as those of `_write_fault_private` do."""
     limit = min(end, _piece_end(start))
     run = next(iter(mm.tables.look(start, limit, 1)), None)
@@ -294,7 +294,7 @@ def _write_fault_shared(
 def _write_fault_private(
     mm: AddressSpace, vma: Vma, area: int, table: PageTable, at: Positions
 ) -> None:
-    """do_wp_page, do_anonymous_page, do_cow_fault: in place if nobody else has the page."""
+    """do_wp_page, do_anonymous_page, do_cow_fault: in place for the only user of a page."""
     pfns = table.pfn[at].astype(np.int64)
     anonymous = mm.frames.anonymous(pfns)
     reused = np.zeros(len(at), np.bool_)
@@ -307,7 +307,8 @@ def _write_fault_private(
 def _sole_user(mm: AddressSpace, pfns: Pfns) -> Mask:
     """Which of the writes to `pfns`, one after the other, finds itself the only user of its frame.
 
-    A frame that several of the entries map, and nobody else, is copied for all but the last.
+    A frame that is mapped by several of the entries, and by no others, is copied for all but the
+    last.
     """
     sole: Mask = mm.frames.mapcounts(pfns) == 1
     _, last, counts = np.unique(pfns[::-1], return_index=True, return_counts=True)

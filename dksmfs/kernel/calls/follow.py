@@ -153,7 +153,7 @@ def _follow_area(mm: AddressSpace, vma: Vma, real: Area) -> None:
         return
     gone = len(states) == HUGE_PAGES and not states.any()
     if mm.tables.huge(area) is not None and not gone:
-        return  # all of it is present, whatever the real process touched
+        return  # all of it is present, also what the real process has not touched
     _drop(mm, states, real)
     pfns, flags = mm.tables.entries(real.start, real.end)
     anonymous = mm.frames.anonymous(pfns)
@@ -210,8 +210,8 @@ def _set_written(mm: AddressSpace, vma: Vma, written: Mask, real: Area) -> None:
 
 
 def take_over(mm: AddressSpace, lost: Content, content: Content, first: int) -> None:
-    """Where this address space maps frames whose content is `lost`, let its own pages, virtual
-    page `first` + i being page i of `content`, be the content from now on."""
+    """Replace the content `lost` of frames that this address space maps: the frame of virtual
+    page `first` + i gets page i of `content`."""
     for part in mm.tables.everything():
         pfns = numbers(part.pfns())
         at = np.flatnonzero(mm.frames.contents.holds(pfns, lost))

@@ -13,12 +13,14 @@ Addresses = npt.NDArray[np.int64]  # in our own memory, bytes
 Words = npt.NDArray[np.uint64]
 
 _COMPARED_PAGES: Final = (64, 8, 1)
-"""Pages compared by one call; where it finds a difference, by the next ones. So equal pages take
-few calls, of which both sides fit in the processor's L2 cache, and one that differs some 20."""
+"""Pages compared by one call, and by the calls after it where it finds a difference. Both sides of
+a call fit in the processor's L2 cache. Equal pages take few calls, and one that differs some 20."""
 
 _COMPARED_BYTES: Final = 1024 * PAGE_SIZE  # between pauses
 
-_FEW_PAGES: Final = 64  # comparing so many one by one is faster than finding out who is adjacent
+_FEW_PAGES: Final = (
+    64  # up to this number, to compare one by one is faster than to find adjacent ones
+)
 
 # PyDLL does not let go of the interpreter's lock, which takes longer than comparing a page.
 _memcmp = ctypes.PyDLL(None).memcmp

@@ -20,7 +20,7 @@ from dksmfs.kernel.units import PAGE_SIZE
 _WORDS: Final = PAGE_SIZE // 8
 _U64_LIMIT: Final = 1 << 64
 
-# From so many pages on, computing hashes without the pages is faster than hashing these.
+# With this number of pages or more, it is faster to compute hashes without the pages.
 _MANY_SEED_PAGES: Final = 128
 _MANY_INDEX_PAGES: Final = 1024
 

@@ -17,7 +17,7 @@ Words = npt.NDArray[np.uint64]
 _PAGE_BYTES: Final = 4096
 _PAGE_WORDS: Final = 512
 _STRIPES: Final = 128
-# So many pages at once that what is computed stays in the processor's L2 cache.
+# Pages dealt with at once: what is computed for them stays in the processor's L2 cache.
 _HASHED_AT_ONCE: Final = 8192  # 64 KiB of states
 _GENERATED_AT_ONCE: Final = 64  # 256 KiB
 
@@ -95,7 +95,7 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
 
 @cache
 def _states_after(stripes: int) -> tuple[Words, ...]:
-    """The state of each lane after so many stripes of zeros, as arrays of one state."""
+    """The state of each lane after a number of stripes of zeros, as arrays of one state."""
     states = np.array([[state % (1 << 64)] for state in _FIRST_STATES], np.uint64)
     _take_zeros(states, stripes)
     states.flags.writeable = False
@@ -111,7 +111,7 @@ def _taken(states: Words, words: Words) -> Words:
 
 
 def _take_zeros(states: Words, count: int) -> None:
-    """Let lanes take `count` zero words each."""
+    """Update lanes with `count` zero words each."""
     scratch = np.empty_like(states)
     for _ in range(count):
         _mix(states, scratch)

@@ -20,7 +20,7 @@ _ZEROS: Final = np.zeros(_ZERO_PAGES * PAGE_SIZE, np.uint8)  # never written: ta
 class StoredContent(Content):
     """Bytes held by `buffer`, with zeros behind them.
 
-    `stable` is False for memory that somebody else may go on writing.
+    `stable` is False for memory that a client may go on writing.
     """
 
     def __init__(self, buffer: bytes | bytearray | memoryview, *, stable: bool = True) -> None:
@@ -94,7 +94,7 @@ class StoredContent(Content):
         return earlier if found else None
 
     def _runs_of_equals(self, first: int, starts: Indices, pages: int) -> Work[Indices]:
-        """Those of the `starts`, counted from page `first`, where so many equal pages begin."""
+        """Those of the `starts`, counted from page `first`, where `pages` equal pages begin."""
         probes = np.arange(0, pages, pages // _RUN_PROBES)
         words = self._rows.view(np.uint64)[first + starts[:, None] + probes, 0]
         likely = starts[(words == words[:, :1]).all(axis=1)]

@@ -9,7 +9,7 @@ Exact, as three things hold for the groups that are decided on here.
     in *classes* of equal bytes. The hash, of which the checksum is a part, tells the classes of a
     group apart, and all members of a class are compared with one of them.
   * No page changes what a later one finds, but for the descriptor that it adds. Each page of a
-    class can be replaced, or cannot, whatever becomes of the others (`_Pages`); and no frame is
+    class can be replaced, or cannot, independently of the others (`_Pages`); and no frame is
     freed whose descriptor another page would come by (`_disturbed`).
 """
 

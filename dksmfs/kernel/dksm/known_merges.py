@@ -71,7 +71,7 @@ class KnownMerges(MergeShortcut):
         assert isinstance(run, Run)
         merged = Run(run.start, run.end, known.frame(origin[1]), known.step, MERGED)
         if merged.frames != run.frames and mm.frames.any_tracked(run.frames):
-            return 0  # a descriptor would become stale on the way
+            return 0  # a descriptor would become stale before the end
         mm.get_run(merged)
         mm.frames.put(run.frames)
         mm.tables.add_run(merged)

@@ -42,8 +42,8 @@ _KEY_BITS: Final = 32
 _KEY_MASK: Final = (1 << _KEY_BITS) - 1
 
 _REMOVED: Final = np.uint32(1 << (_KEY_BITS - 1))
-"""The bit of its key that changes when a slot is removed. The slot stays in its chain, where nobody
-looks for the new key: it is one of another bucket, whatever the number of buckets."""
+"""The bit of its key that changes when a slot is removed. The slot stays in its chain, and is
+passed over there: its new key is one of another bucket, with any number of buckets."""
 
 _ONE: Final = np.uint32(1)  # of the type of the counts: a plain 1 makes `add.at` 40 times slower
 

@@ -164,7 +164,7 @@ class Turns:
                 self._tracked[dropped - _FIRST_NEW] = None
 
     def apply(self, dksm: Dksm) -> None:
-        """Change what has come to be different."""
+        """Carry out what the turns have changed."""
         dksm.drop(np.array(self._dropped, np.int64))
         if self._gets:
             self._frames.get(np.array(self._gets))

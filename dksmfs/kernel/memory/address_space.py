@@ -54,7 +54,7 @@ class Memory:
         return AnonVma(self._families)
 
     def close(self, file: File | None) -> None:
-        """Have a file released (`release_unused`) if nobody maps it and nobody can open it."""
+        """Mark a file for `release_unused` if it has no mapping and no name."""
         if file is not None and not file.mappings and not file.linked:
             self._unused.append(file)
 

@@ -39,7 +39,7 @@ class Column:
         try:
             self._memory.resize(size)
             self._use(self._memory)
-        except BufferError:  # somebody still looks at the old array
+        except BufferError:  # a view of the old array still exists
             old = np.frombuffer(self._memory, self._kind)
             self._use(_zeros(size))
             self.values[: len(old)] = old
@@ -93,7 +93,7 @@ class LinearColumn:
         return line
 
     def set(self, members: Selection, values: Selection) -> None:
-        """Let `values[i]` be the number of `members[i]`."""
+        """Set the number of `members[i]` to `values[i]`."""
         if isinstance(members, range) and isinstance(values, range):
             self._set_line(members, values.start)
         elif len(members):

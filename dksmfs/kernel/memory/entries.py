@@ -101,7 +101,7 @@ class Part(ABC):
 
     @abstractmethod
     def put(self, frames: Frames) -> None:
-        """Undo `get`, and free frames that nobody maps now."""
+        """Undo `get`, and free the frames that no entry maps now."""
 
     @abstractmethod
     def singles(self) -> Pfns:
@@ -321,7 +321,7 @@ class Run(Part):
             frames.add_mappings(self.pfn, self.pages)
 
     def put(self, frames: Frames) -> None:
-        """Undo `get`, and free frames that nobody maps now."""
+        """Undo `get`, and free the frames that no entry maps now."""
         if self.step and not self._short:
             frames.put(self.frames)
         elif self.pfn and not self._short:
@@ -340,7 +340,7 @@ def get_frames(frames: Frames, parts: Iterable[Part]) -> None:
 
 
 def put_frames(frames: Frames, parts: Iterable[Part]) -> None:
-    """Uncount entries that are unmapped, and free frames that nobody maps now."""
+    """Uncount entries that are unmapped, and free the frames that no entry maps now."""
     for part in parts:
         part.put(frames)
     frames.put(_all_singles(parts))

@@ -58,7 +58,7 @@ class FrameContents:
         self._hashes.grow(length)
 
     def require_storage(self, size_bytes: int) -> None:
-        """ENOMEM if there is no room for so many bytes of page contents more."""
+        """ENOMEM if there is no room for `size_bytes` more of page contents."""
         if self._contents.held_bytes + size_bytes > STORAGE_LIMIT:
             limit = STORAGE_LIMIT >> 30
             raise kernel_error(
@@ -153,7 +153,7 @@ class FrameContents:
         return same
 
     def stable(self, pfns: Pfns) -> Mask | bool:
-        """Whether each frame holds bytes that nobody can change unseen."""
+        """Whether each frame holds bytes that no client can change unseen."""
         return self.all_stable or self._contents.stable[self._numbers(pfns)]
 
     def stored(self, pfns: Pfns | range) -> Mask:

@@ -105,7 +105,7 @@ class Frames:
             raise kernel_error(errno.ENOMEM, f"a machine has {limit} GiB of memory")
 
     def allocate(self, count: int) -> Pfns | range:
-        """`count` frames with zero content that nobody maps yet; ENOMEM if there are none."""
+        """`count` frames with zero content, not mapped yet; ENOMEM if there are none."""
         self.require(count)
         while self._released and count > len(self._vacant):
             self._sweep()
@@ -233,14 +233,14 @@ class Frames:
             self._more.pop(pfn, None)
 
     def _spill(self, pfns: Pfns | range) -> None:
-        """Keep the columns of some frames far from overflow, and of those with more from 0. No call
-        counts as much as _COUNTED / 2 entries of one frame up or down."""
+        """Keep the counts in the column far from overflow, for `pfns`, and far from 0, for frames
+        with more. No call changes the count of a frame by _COUNTED / 2."""
         large = part(pfns, self._mapcount.values[at(pfns)] > _COUNTED)
         for pfn in {*distinct(numbers(large)).tolist(), *self._more}:
             self.add_mappings(pfn, 0)
 
     def put(self, pfns: Pfns | range) -> None:
-        """Count one entry less for each of `pfns`, and free the frames that nobody maps now."""
+        """Count one entry less for each of `pfns`, and free the frames that no entry maps now."""
         self._mappings -= len(pfns)
         if isinstance(pfns, range):
             counts = self._mapcount.values[at(pfns)]
@@ -258,7 +258,7 @@ class Frames:
         self._free(self._without_repetitions(part(pfns, unused)))
 
     def drop_mappings(self, pfn: Pfn, count: int) -> None:
-        """Count `count` entries less for one small frame, and free it if nobody maps it now."""
+        """Count `count` entries less for one small frame, and free it if no entry maps it now."""
         self.add_mappings(pfn, 1 - count)
         self.put(range(pfn, pfn + 1))
 
@@ -307,11 +307,11 @@ class Frames:
         return self.mapcount(pfn)
 
     def cache(self, pfns: Pfns | range) -> None:
-        """Let a file's page cache hold `pfns`."""
+        """Count `pfns` as held by a file's page cache."""
         self._flags.values[at(pfns)] |= np.uint8(CACHED)
 
     def uncache(self, pfns: Pfns) -> None:
-        """Undo `cache`, and free those that nobody maps."""
+        """Undo `cache`, and free those that no entry maps."""
         self._flags.values[pfns] &= np.uint8(0xFF & ~CACHED)
         self._free(pfns[self._mapcount.values[pfns] == 0])
 
@@ -360,8 +360,8 @@ class Frames:
         self._named -= len(self._vacate(named))
 
     def untrack_all(self) -> None:
-        """There are no page descriptors any more. Which frames that sets free is found out when
-        they are needed."""
+        """All page descriptors are gone. The free frames that they named are looked for later,
+        when frames are needed (`_sweep`)."""
         self._tracked.clear()
         self._released += self._named
         self._named, self._swept = 0, HUGE_PAGES
@@ -373,8 +373,8 @@ class Frames:
         self._swept = end
 
     def _vacate(self, pfns: Pfns) -> Pfns:
-        """Let those of the frames be used again that were kept because they were named, and are
-        not named any more; returns them."""
+        """Make those of the frames vacant that are free and were kept for a page descriptor that
+        is gone now; returns them."""
         kept = self._flags.values[pfns] & NAMED != 0
         unnamed: Pfns = pfns[kept & (self._tracked.values[pfns] == 0)]
         self._flags.values[unnamed] = 0

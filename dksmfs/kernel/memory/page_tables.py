@@ -4,12 +4,12 @@ What an area has is kept in one of three forms:
 
   * nothing at all: the area has no page table;
   * a `PageTable`, or a `HugePage`: the area is opened;
-  * a `Run`, or several. Most regions are one run from their first touch to their end, whatever
-    their size. An area that a run reaches into has a page table; entries that no run covers are
+  * a `Run`, or several. Most regions of any size are one run from their first touch to their
+    end. An area that a run reaches into has a page table; entries that no run covers are
     absent.
 
 The last two never are in the same area: runs are opened, that is written out as page tables,
-wherever somebody needs single entries.
+where single entries are needed.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,4 +1,4 @@
-"""Page frame numbers that nobody uses, as a stack of runs: the last one freed is used first."""
+"""Free page frame numbers, as a stack of runs: the last one freed is used first."""
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Vacancies:
         self._pushed += len(starts)
 
     def take(self, count: int) -> Selection:
-        """Take `count` numbers off the stack; there must be so many."""
+        """Take `count` numbers off the stack, which has as many or more."""
         assert count <= self._total
         if not count:
             return range(0)

@@ -223,7 +223,7 @@ class VmaList:
         return merged
 
     def merge(self, new: Vma) -> Vma | None:
-        """Let a neighbour grow over the range of `new`, if it may (vma_merge).
+        """Extend a neighbour over the range of `new`, if it fits (vma_merge).
 
         `new` is not in the list; mappings that lie in its range are taken over. Returns the
         mapping that covers the range now, or None if no neighbour fits.

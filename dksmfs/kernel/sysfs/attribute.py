@@ -1,12 +1,12 @@
 """sysfs: attributes with a show and a store, gathered in directories.
 
-An attribute is a named text that is made when somebody reads it (*show*) and interpreted when
-somebody writes it (*store*). A tree of them is a table that never changes; what it shows does.
+An attribute is a named text that is made when it is read (*show*) and interpreted when it is
+written (*store*). A tree of them is a table that never changes; what it shows does.
 
-This module knows the rules that every attribute of the kernel obeys, whoever reads it: a store gets
-at most one page, an attribute without a store answers EIO, names are listed in the order of their
-hash, numbers and words are parsed as ``lib/kstrtox.c`` and ``lib/string_helpers.c`` do. Modes are
-declared here and enforced by the mount, which is the one that knows who is asking.
+This module knows the rules that every attribute of the kernel obeys: a store gets at most one page,
+an attribute without a store answers EIO, names are listed in the order of their hash, numbers and
+words are parsed as ``lib/kstrtox.c`` and ``lib/string_helpers.c`` do. Modes are declared here and
+enforced by the mount, which is the one that knows who is asking.
 """
 
 import errno

@@ -103,8 +103,8 @@ class FrameHashes:
         return checksums_of(finished(self.examine(pfns))[0], self.checksum_bits)
 
     def look(self, pfns: Pfns) -> tuple[Rows, Checksums]:
-        """The bytes of the frames and their checksums, without a note of what was found: a look
-        from outside, between the parts of an advertisement, must not change what that knows."""
+        """The bytes of the frames and their checksums, without a note of what was found: a
+        view, in a pause of an advertisement, must not change what the advertisement knows."""
         rows = self.contents.rows(pfns)
         return rows, checksums_of(hash_rows(rows), self.checksum_bits)
 
@@ -121,7 +121,7 @@ class FrameHashes:
         return hashes, twins
 
     def know_zero_page(self) -> None:
-        """Hash the kernel's zero page, which nobody writes."""
+        """Hash the kernel's zero page, which is never written."""
         finished(self.examine(np.array([ZERO_PFN])))
 
     def hash_each(self, question: Question, left: Selection) -> Work[None]:

@@ -9,7 +9,7 @@ from dksmfs.kernel.units import Mask, Pfns
 class KeptHashes:
     """Two columns of the frame table: the hash of each frame, and whether it is known to be right.
 
-    It is so if the frame has held the same bytes ever since, and nobody can change them unseen.
+    It is so if the frame has held the same bytes ever since, and no client can change them unseen.
     """
 
     def __init__(self) -> None:
