@@ -136,7 +136,7 @@ def test_pages_merged(world: World) -> None:
 
 @differs(
     "the memory is freed, but the table keeps its entries for it: they are counted until a page "
-    "with the same checksum is advertised, or DKSM is stopped"
+    "with the same checksum comes by them, or DKSM is stopped"
 )
 def test_pages_are_reclaimed_with_the_last_process(world: World) -> None:
     """Pages are reclaimed when all processes that share them have ended."""
