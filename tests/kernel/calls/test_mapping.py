@@ -95,3 +95,36 @@ def test_fork_copies_page_tables_that_only_another_mapping_has_pages_in(
     child = machine.fork(pid)
     machine.madvise(child, start, 20 * PAGE_SIZE, MERGEABLE)
     assert (machine.dksm.pages_scanned, machine.dksm.merging_failed) == (1, 19)
+
+
+def test_child_has_accessed_no_merged_page(machine: Machine, pid: int) -> None:
+    """fork clears the accessed bit (pte_mkold). So the entry of the second page, which is the
+    first one's frame, is another one than that of the first page, which has just merged."""
+    machine.mmap(pid, 2 * PAGE_SIZE, address=AT, content=parse_content("const:1"))
+    machine.madvise(pid, AT, 2 * PAGE_SIZE, MERGEABLE)
+    assert (machine.dksm.pages_merged, machine.dksm.merging_failed) == (1, 0)
+    machine.madvise(machine.fork(pid), AT, 2 * PAGE_SIZE, MERGEABLE)
+    assert (machine.dksm.pages_merged, machine.dksm.merging_failed) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "mappings"), [(None, 1), ("index:1", 2)], ids=["no families", "two families"]
+)
+def test_mapping_between_two_joins_both_unless_their_families_differ(
+    machine: Machine, pid: int, content: str | None, mappings: int
+) -> None:
+    between = AT + 2 * PAGE_SIZE
+    for address in (AT, between + PAGE_SIZE):
+        machine.mmap(pid, 2 * PAGE_SIZE, address=address)
+        if content is not None:
+            machine.fill(pid, address, 2 * PAGE_SIZE, parse_content(content))
+    machine.mmap(pid, PAGE_SIZE, address=between)
+    assert [mapping.start for mapping in machine.smaps(pid)] == [AT, between + PAGE_SIZE][:mappings]
+
+
+def test_mapping_between_two_of_one_family_joins_both(machine: Machine, pid: int) -> None:
+    machine.mmap(pid, 3 * PAGE_SIZE, address=AT, content=parse_content("index:1"))
+    machine.munmap(pid, AT + PAGE_SIZE, PAGE_SIZE)
+    assert mapping_count(machine, pid) == 2
+    machine.mmap(pid, PAGE_SIZE, address=AT + PAGE_SIZE)
+    assert mapping_count(machine, pid) == 1

@@ -1,0 +1,74 @@
+"""Regions that merge as one before did."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dksmfs.kernel.content.content import Content
+from dksmfs.kernel.content.stored import StoredContent
+from dksmfs.kernel.dksm.batches import Batches
+from dksmfs.kernel.dksm.known_merges import KnownMerges
+from dksmfs.kernel.units import PAGE_SIZE
+from tests.kernel.conftest import programs_profile
+from tests.kernel.programs import (
+    Program,
+    compare_with_page_by_page,
+    counted,
+    pages_done,
+    programs,
+)
+
+NUMBERS = counted(np.arange(100))
+OTHERS = counted(np.arange(100) + 50)  # half of the pages are among those of `NUMBERS`
+ALIKE = counted(np.repeat(7, 100))
+FLEET: Program = [("map", NUMBERS, 0, 0)] * 3  # the second merges page by page, the third as it did
+
+
+@settings(programs_profile(), max_examples=40)
+@given(programs(st.sampled_from([NUMBERS, NUMBERS, OTHERS, ALIKE]), most=10))
+def test_known_merges_alone(program: Program) -> None:
+    compare_with_page_by_page(FLEET[:1] + program, 32, KnownMerges, Batches)
+
+
+@pytest.mark.parametrize("content", [NUMBERS, ALIKE])
+def test_what_merged_once_merges_again(content: Content) -> None:
+    program: Program = [("map", content, 0, 0)] * 4
+    assert pages_done(program, KnownMerges, Batches)[2:] == [100, 100]
+
+
+CHANGES: dict[str, Program] = {
+    "descriptors are added": [("map", counted(np.arange(1000, 1010)), 0, 0)],
+    "a page with a descriptor is written": [("write", NUMBERS, 0, 5)],
+    "frames with descriptors are freed": [("exit", NUMBERS, 0, 0)] * 3,
+    "descriptors are dropped": [("exit", NUMBERS, 0, 0)] * 2 + [("map", OTHERS, 0, 0)],
+}
+
+
+@pytest.mark.parametrize("steps", list(CHANGES.values()), ids=list(CHANGES))
+def test_nothing_is_known_when_the_table_has_changed(steps: Program) -> None:
+    program = FLEET + steps + FLEET[:1]
+    assert pages_done(program, KnownMerges, Batches)[-1] == 0
+    compare_with_page_by_page(program, 32, KnownMerges, Batches)
+
+
+def test_nothing_is_known_of_memory_that_a_client_may_write() -> None:
+    """Nor of any other, as what a page finds may have changed."""
+    changing = StoredContent(bytearray(b"x" * PAGE_SIZE), stable=False)
+    program = [*FLEET, ("map", changing, 0, 0), *FLEET]
+    assert pages_done(program, KnownMerges, Batches)[-3:] == [0, 0, 0]
+
+
+def test_what_a_client_writes_meanwhile_is_no_longer_merged_with() -> None:
+    """The second and third region merge with pages that then get other bytes."""
+    memory = np.zeros((100, PAGE_SIZE // 8), "<u8")
+    memory[:, 0] = np.arange(100)
+    changing = StoredContent(bytearray(memory.tobytes()), stable=False)
+    program: Program = [
+        ("map", changing, 0, 0),
+        *FLEET,
+        ("change", changing, 0, 5),
+        ("change", changing, 9, 70),
+        *FLEET,
+    ]
+    compare_with_page_by_page(program, 32, KnownMerges, Batches)
