@@ -3,12 +3,13 @@ are run on the engine and the model.
 
 `HYPOTHESIS_PROFILE=thorough pytest tests/kernel`, or `pytest tests/kernel
 --hypothesis-profile=thorough`, runs thousands of long ones, which takes many minutes.
+The profile `mutation` runs the same programs each time, and does not simplify those that fail.
 """
 
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from dksmfs.kernel.machine import ADVICE, Machine
 from dksmfs.kernel.units import PAGE_SIZE
@@ -21,12 +22,15 @@ _COMMON = settings(
 )
 settings.register_profile("programs", _COMMON, max_examples=250, stateful_step_count=40)
 settings.register_profile("thorough", _COMMON, max_examples=5000, stateful_step_count=60)
+settings.register_profile(
+    "mutation", _COMMON, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
 
 
 def programs_profile() -> settings:
     """The settings that were asked for."""
     asked = settings.get_current_profile_name()
-    if asked != "thorough":
+    if asked not in ("thorough", "mutation"):
         asked = os.environ.get("HYPOTHESIS_PROFILE", "programs")
     return settings.get_profile(asked)
 
