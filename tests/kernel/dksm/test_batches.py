@@ -98,3 +98,33 @@ def test_pages_that_were_written_piece_by_piece(piece: int) -> None:
         return counters, dksm.hashtable_entries, sharing(machine, regions)
 
     assert run_with(piecemeal=True) == run_with(piecemeal=False)
+
+
+def test_a_long_chain_of_memory_that_a_client_may_write_is_looked_at_each_time() -> None:
+    """A page that was written finds its own descriptor, as all pages are in one chain."""
+    numbers = np.zeros((60, PAGE_SIZE // 8), "<u8")
+    numbers[:, 0] = np.arange(60)
+    memory = StoredContent(bytearray(numbers.tobytes()), stable=False)
+    program: Program = [
+        ("map", memory, 0, 0),
+        ("again", memory, 0, 0),
+        ("change", memory, 77, 5),
+        ("again", memory, 0, 0),
+    ]
+    compare_with_page_by_page(program, 0, Batches)
+
+
+def test_a_long_chain_is_looked_at_again_when_memory_has_changed() -> None:
+    """Other frames are freed, and get other bytes, between two batches."""
+    content = counted(np.arange(60))
+    program: Program = [
+        ("map", content, 0, 0),
+        ("again", content, 0, 0),
+        ("write", content, 77, 5),
+        ("again", content, 0, 0),
+        ("map", counted(np.arange(60) + 30), 0, 0),
+        ("exit", content, 0, 0),
+        ("again", content, 0, 0),
+        ("map", content, 0, 0),
+    ]
+    compare_with_page_by_page(program, 0, Batches)

@@ -9,10 +9,13 @@ from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.dksm.known_merges import KnownMerges
+from dksmfs.kernel.machine import Machine, Shortcut
 from dksmfs.kernel.units import PAGE_SIZE
 from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
+    AT,
     Program,
+    advertise,
     compare_with_page_by_page,
     counted,
     pages_done,
@@ -72,3 +75,24 @@ def test_what_a_client_writes_meanwhile_is_no_longer_merged_with() -> None:
         *FLEET,
     ]
     compare_with_page_by_page(program, 32, KnownMerges, Batches)
+
+
+@pytest.mark.parametrize("shortcuts", [(), (KnownMerges, Batches)], ids=["none", "known"])
+def test_a_frame_that_is_freed_on_the_way_makes_its_descriptor_stale(
+    shortcuts: tuple[Shortcut, ...],
+) -> None:
+    """The first page of `two` merges with that of `one`, as the page of `three` did. Its frame is
+    freed, and the second page passes by the descriptor of it."""
+    machine = Machine("never", checksum_bits=0, shortcuts=shortcuts)  # all pages are in one chain
+    machine.dksm.set_run(1)
+    content = counted(np.array([1, 2]))
+    one, two, three = (machine.spawn(name) for name in ("one", "two", "three"))
+    for pid, filled in ((one, counted(np.array([9, 2]))), (two, content), (three, content)):
+        machine.mmap(pid, 2 * PAGE_SIZE, address=AT, content=filled)
+    for pid, page in ((one, 1), (two, 0), (one, 0)):
+        advertise(machine, pid, AT + page * PAGE_SIZE, PAGE_SIZE)
+    machine.write(one, AT, b"\1")
+    advertise(machine, three, AT, 2 * PAGE_SIZE)
+    assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (2, 3)
+    advertise(machine, two, AT, 2 * PAGE_SIZE)
+    assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (4, 2)
