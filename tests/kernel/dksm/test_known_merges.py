@@ -20,6 +20,7 @@ from tests.kernel.programs import (
     counted,
     pages_done,
     programs,
+    sharing,
 )
 
 NUMBERS = counted(np.arange(100))
@@ -96,3 +97,28 @@ def test_a_frame_that_is_freed_on_the_way_makes_its_descriptor_stale(
     assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (2, 3)
     advertise(machine, two, AT, 2 * PAGE_SIZE)
     assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (4, 2)
+
+
+def test_two_pages_that_merged_once_merge_again() -> None:
+    program: Program = [("map", counted(np.array([3, 4])), 0, 0)] * 4
+    assert pages_done(program, KnownMerges, Batches)[2:] == [2, 2]
+
+
+@pytest.mark.parametrize("shortcuts", [(), (KnownMerges, Batches)], ids=["none", "known"])
+def test_only_those_pages_are_known_that_have_merged(shortcuts: tuple[Shortcut, ...]) -> None:
+    """Pages 30 to 49 merge with frames behind which other pages are."""
+    machine = Machine("never", shortcuts=shortcuts)
+    machine.dksm.set_run(1)
+    half = np.arange(50)
+    first, second, third = (machine.spawn("p") for _ in range(3))
+    machine.mmap(
+        first, 100 * PAGE_SIZE, address=AT, content=counted(np.concatenate([half, half + 1000]))
+    )
+    for pid in (second, third):
+        machine.mmap(pid, 100 * PAGE_SIZE, address=AT, content=NUMBERS)
+    advertise(machine, first, AT, 100 * PAGE_SIZE)
+    advertise(machine, second, AT + 30 * PAGE_SIZE, 20 * PAGE_SIZE)
+    advertise(machine, third, AT + 30 * PAGE_SIZE, 70 * PAGE_SIZE)
+    pages = sharing(machine, [(first, 100 * PAGE_SIZE), (third, 100 * PAGE_SIZE)])
+    assert pages == [*range(100), *range(100, 130), *range(30, 50), *range(130, 180)]
+    assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (40, 150)
