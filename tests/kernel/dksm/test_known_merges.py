@@ -122,3 +122,20 @@ def test_only_those_pages_are_known_that_have_merged(shortcuts: tuple[Shortcut, 
     pages = sharing(machine, [(first, 100 * PAGE_SIZE), (third, 100 * PAGE_SIZE)])
     assert pages == [*range(100), *range(100, 130), *range(30, 50), *range(130, 180)]
     assert (machine.dksm.pages_merged, machine.dksm.hashtable_entries) == (40, 150)
+
+
+def test_pages_that_all_are_one_frame_are_counted_one_by_one() -> None:
+    """They are a run of one frame, of which the first page is at home."""
+    again: Program = [("again", ALIKE, 0, 0)]
+    program: Program = [("map", ALIKE, 0, 0)]
+    compare_with_page_by_page(program + again + 3 * program + 2 * again, 32, KnownMerges, Batches)
+
+
+def test_pages_without_access_are_rejected_whatever_they_are_known_to_merge_with() -> None:
+    machine = Machine("never", shortcuts=(KnownMerges, Batches))
+    machine.dksm.set_run(1)
+    for prot in ("rw", "rw", "rw", "none"):
+        pid = machine.spawn("p")
+        machine.mmap(pid, 100 * PAGE_SIZE, address=AT, prot=prot, content=NUMBERS)
+        advertise(machine, pid, AT, 100 * PAGE_SIZE)
+    assert (machine.dksm.pages_merged, machine.dksm.merging_failed) == (200, 100)
