@@ -3,12 +3,16 @@
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
+from dksmfs.kernel.linear import Selection
 from dksmfs.kernel.machine import Machine
 from dksmfs.kernel.memory.hashing.copies import Copies
+from dksmfs.kernel.memory.hashing.hashes import FrameHashes, Question
+from dksmfs.kernel.pausing import Work
 from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
     Program,
@@ -18,6 +22,7 @@ from tests.kernel.programs import (
     programs,
     run,
     short_contents,
+    small_thresholds,
 )
 
 
@@ -27,10 +32,25 @@ def test_copies_alone(program: Program) -> None:
     compare_with_page_by_page(program, 32, Copies, Batches)
 
 
-def test_all_but_the_first_copies_of_a_batch_are_compared() -> None:
-    """A batch has 64 pages, of which 8 are hashed first, whatever they tell."""
-    program: Program = [("map", counted(np.arange(1, 129)), 0, 0) for _ in range(2)]
-    assert pages_done(program, Copies, Batches) == [16, 128]
+@pytest.mark.parametrize(("distance", "hashed"), [(0, 16), (500, 128)])
+def test_all_but_the_first_copies_of_a_batch_are_compared(distance: int, hashed: int) -> None:
+    """A batch has 64 pages, of which 8 are hashed first."""
+    program: Program = [
+        ("map", counted(np.arange(128) + start), 0, 0) for start in (1, 1 + distance)
+    ]
+    counts: list[int] = []
+    hash_each = FrameHashes.hash_each
+
+    def counting(hashes: FrameHashes, question: Question, left: Selection) -> Work[None]:
+        counts.append(len(left))
+        yield from hash_each(hashes, question, left)
+
+    with small_thresholds(), patch.object(FrameHashes, "hash_each", counting):
+        steps = run(Machine("never", shortcuts=(Copies, Batches)), program)
+        next(steps)
+        counts.clear()
+        list(steps)
+    assert sum(counts) == hashed
 
 
 def test_memory_that_a_client_may_write_has_no_copies() -> None:
