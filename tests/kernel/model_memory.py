@@ -5,6 +5,7 @@ Addresses are virtual page numbers (vpn), lengths are pages.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Frame:
     def put(self, content: Content, page: int) -> None:
         """The frame gets page `page` of a content."""
         if content.stable:
-            self.source, self.stored = None, page_of(content, page)
+            self.source, self.stored = None, _stable_page(content, page)
         else:
             self.source = (content, page)
 
@@ -59,6 +60,11 @@ class Frame:
     def references(self) -> int:
         """page_count(): of a part of a huge page, that of the whole."""
         return self.mapped if self.compound is None else self.compound.references
+
+
+@lru_cache(maxsize=4096)
+def _stable_page(content: Content, page: int) -> bytes:
+    return page_of(content, page)
 
 
 def page_of(content: Content, page: int) -> bytes:

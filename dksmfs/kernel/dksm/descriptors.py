@@ -86,7 +86,8 @@ class Chains:
 
     def begin(self) -> None:
         """A batch begins."""
-        if self._version != self._dksm.frames.version.number:
+        frames = self._dksm.frames
+        if self._version != frames.version.number or not frames.contents.all_stable:
             self._forget()
 
     def end(self, *, same: bool) -> None:
@@ -133,8 +134,9 @@ class Chains:
     def _find_kept(self, checksums: Checksums, wanted: Hashes) -> Descriptors:
         wanted = distinct(wanted)
         row = np.searchsorted(self._kept.hash, wanted)
-        row = row[row < len(self._kept.hash)]
-        row = row[np.isin(self._kept.hash[row], wanted)]
+        there = row < len(self._kept.hash)
+        there[there] = self._kept.hash[row[there]] == wanted[there]
+        row = row[there]
         stale = np.isin(self._stale.group, checksums)
         found = self._kept.taken(row).and_then(self._stale.taken(stale))
         order = np.argsort(checksums)

@@ -101,9 +101,11 @@ def _bits(machine: Machine | Model, pid: int, address: int, length: int) -> list
         tables = machine.address_space(pid).tables
         start, end = Vpn(address // PAGE_SIZE), Vpn((address + length) // PAGE_SIZE)
         _, flags = tables.entries(start, end)
+        areas = {vpn // HUGE_PAGES for vpn in _vpns(address, length)}
+        huge = {area for area in areas if tables.huge(area)}
         return [
             None
-            if tables.huge(vpn // HUGE_PAGES)
+            if vpn // HUGE_PAGES in huge
             else [bool(bits & bit) for bit in (WRITE, ACCESSED, DIRTY, SOFT_DIRTY)]
             for vpn, bits in zip(_vpns(address, length), flags.tolist(), strict=True)
         ]
