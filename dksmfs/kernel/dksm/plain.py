@@ -40,7 +40,11 @@ def decide_plain(dksm: Dksm, batch: Batch) -> Outcome:
 def _equal(frames: Frames, batch: Batch, target: Pfns, asked: Mask) -> Mask:
     """Whether each page of those asked for has the bytes of its target."""
     equal = np.zeros(len(batch), np.bool_)
-    asked &= frames.mapcounts(target) > 0
+    kept = frames.hashes.kept
+    differs = kept.known(target) & (
+        kept.hashes(target) != batch.hash
+    )  # though its checksum may not
+    asked &= ~differs & (frames.mapcounts(target) > 0)
     if asked.any():
         ask = batch.by_address(asked)  # so that adjacent pages are compared in one go
         equal[ask] = frames.contents.equal(batch.twin[ask], target[ask])
