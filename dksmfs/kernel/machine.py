@@ -305,10 +305,6 @@ class Machine:
                 yield
         mappings.refuse_holes()
 
-    def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Work[None]:
-        """`madvise` with its pauses."""
-        return self.madvise.work(pid, address, length, advice)
-
     # --- accesses ---------------------------------------------------------------------------
 
     @pausing

@@ -4,6 +4,7 @@ A region gets its frames at one time, so most selections count up by one. A rang
 and what is known of its members is looked at in place (a slice), not copied.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,6 +54,21 @@ def distinct(values: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
     """The values in ascending order, each once; np.unique() would load a package that takes longer
     than most calls."""
     ascending = np.sort(values)
-    kept = np.ones(len(ascending), np.bool_)
-    kept[1:] = ascending[1:] != ascending[:-1]
-    return ascending[kept]
+    return ascending[starts(ascending)]
+
+
+def starts(values: npt.NDArray[np.generic]) -> Mask:
+    """Where another value begins."""
+    begins = np.ones(len(values), np.bool_)
+    begins[1:] = values[1:] != values[:-1]
+    return begins
+
+
+def by_block(ascending: Numbers, size: int) -> Iterator[tuple[int, slice]]:
+    """The blocks of `size` numbers that ascending numbers are in: of each its number, and the
+    positions of those in it."""
+    blocks = ascending // size
+    first = np.flatnonzero(starts(blocks))
+    ends = np.append(first, len(blocks))[1:]
+    for start, end in zip(first.tolist(), ends.tolist(), strict=True):
+        yield int(blocks[start]), slice(start, end)

@@ -7,7 +7,6 @@ the functions named in the comments are the kernel's.
 """
 
 import errno
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -207,10 +206,6 @@ class Model:
             at = until
         if hole:
             raise OSError(errno.ENOMEM, "not mapped")
-
-    def madvise_slices(self, pid: int, address: int, length: int, advice: int) -> Iterator[None]:
-        self.madvise(pid, address, length, advice)
-        yield
 
     def _madvise_mapping(self, mm: Mm, mapping: Mapping, start: int, end: int, name: str) -> None:
         if name == "mergeable":

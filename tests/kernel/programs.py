@@ -131,8 +131,7 @@ def _change(memory: bytearray | None, page: int, value: int) -> None:
 
 
 def advertise(machine: Machine, pid: int, address: int, length: int) -> None:
-    for _ in machine.madvise_slices(pid, address, length, ADVICE["mergeable"]):
-        pass
+    machine.madvise(pid, address, length, ADVICE["mergeable"])
 
 
 def sharing(machine: Machine, regions: list[tuple[int, int]]) -> list[int]:

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dksmfs.kernel.content.xxh64 import Checksums, Hashes
 from dksmfs.kernel.dksm.walk import Stretch
 from dksmfs.kernel.memory.entries import Flags
 from dksmfs.kernel.memory.frames import Frames, home
+from dksmfs.kernel.selection import starts
 from dksmfs.kernel.units import Mask, Numbers, Pfns, Vpns
 
 _DENSE: Final = 8  # pages of address space for each page of a batch, at the most
@@ -47,6 +47,16 @@ class Batch:
         """The batch of these pages, which are in the order of their addresses."""
         together = _together(self.checksum)
         return self if together is None else self.taken(together)
+
+    def groups(self) -> tuple[Numbers, Numbers]:
+        """The position of the first page with each checksum, and of each page the number of its
+        group, which is that of its checksum among them."""
+        begins = starts(self.checksum)
+        return np.flatnonzero(begins), np.cumsum(begins) - 1
+
+    def in_order(self) -> Numbers:
+        """The positions of all pages, by ascending address."""
+        return self.by_address(np.ones(len(self), np.bool_))
 
     def by_address(self, mask: Mask) -> Numbers:
         """The positions of the pages in the mask, by ascending address."""
@@ -94,13 +104,6 @@ class Outcome:
     left: Pfns
     failed: int = 0
     stale: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-
-
-def starts(values: npt.NDArray[np.generic]) -> Mask:
-    """Where another value begins."""
-    begins = np.ones(len(values), np.bool_)
-    begins[1:] = values[1:] != values[:-1]
-    return begins
 
 
 def _together(checksum: Checksums) -> Numbers | None:

@@ -4,7 +4,7 @@ Exact, as only pages and descriptors with one and the same checksum affect each 
 in which groups are taken does not matter; within a group pages are taken in the order of their
 addresses. First those groups are decided on whose outcome is plain (`plain`); then those with any
 chain of descriptors, as long as no page changes what a later one finds (`chains`). The pages of
-other groups go through the rules one by one.
+other groups take turns (`turns`).
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.xxh64 import checksums_of
-from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns, starts
+from dksmfs.kernel.dksm.batch import Batch, Outcome, derived_vpns
 from dksmfs.kernel.dksm.chains import Classes, decide_chains
 from dksmfs.kernel.dksm.descriptors import Chains
 from dksmfs.kernel.dksm.engine import Dksm, MergeShortcut
@@ -73,9 +73,8 @@ class Batches(MergeShortcut):
     def _take_turns(self, mm: AddressSpace, batch: Batch) -> Work[None]:
         """Advertise pages that depend on each other."""
         dksm = self.dksm
-        begins = starts(batch.checksum)
-        group = np.cumsum(begins) - 1
-        descriptors = yield from self._chains.find_all(batch.checksum[begins])
+        first, group = batch.groups()
+        descriptors = yield from self._chains.find_all(batch.checksum[first])
         classes = Classes(dksm.frames, batch, group, descriptors)
         if classes.mixed.any():  # different bytes have one hash, or they have just changed
             yield from self._advertise_each(mm, batch)

@@ -13,24 +13,23 @@ Exact, as three things hold for the groups that are decided on here.
     freed whose descriptor another page would come by (`_disturbed`).
 """
 
-from typing import Final
-
 import numpy as np
 
-from dksmfs.kernel.dksm.batch import Batch, Outcome, starts
+from dksmfs.kernel.dksm.batch import Batch, Outcome
 from dksmfs.kernel.dksm.descriptors import Chains, Descriptors
 from dksmfs.kernel.dksm.engine import MERGED, Dksm
+from dksmfs.kernel.dksm.table import NEWER_THAN_ALL
 from dksmfs.kernel.memory.address_space import AddressSpace
 from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.pausing import Work
+from dksmfs.kernel.selection import starts
 from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 
 def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) -> Work[Outcome]:
     """Decide on the groups of a batch where that is possible."""
-    begins = starts(batch.checksum)
-    group = np.cumsum(begins) - 1
-    descriptors = yield from chains.find(batch.checksum[begins], batch.hash)
+    first, group = batch.groups()
+    descriptors = yield from chains.find(batch.checksum[first], batch.hash)
     yield
     classes = Classes(dksm.frames, batch, group, descriptors)
     yield
@@ -48,9 +47,6 @@ def decide_chains(dksm: Dksm, chains: Chains, mm: AddressSpace, batch: Batch) ->
         failed=int(pages.failures[decided].sum()),
         stale=_passed_stale(group, descriptors, classes, pages, undecided),
     )
-
-
-_NEWEST: Final = 1 << 40  # newer than all slots
 
 
 class Classes:
@@ -83,7 +79,7 @@ class Classes:
         self.mixed = np.zeros(len(hash_of), np.bool_)
         asked = self.has_pages[self.of_descriptor]
         self._compare(frames, descriptors.pfn[live[asked]], self.of_descriptor[asked])
-        in_order = batch.by_address(np.ones(len(batch), np.bool_))
+        in_order = batch.in_order()
         self._compare(frames, batch.twin[in_order], self.of_page[in_order])
 
     def _compare(self, frames: Frames, pfns: Pfns, of: Numbers) -> None:
@@ -128,7 +124,7 @@ def has_entry(mm: AddressSpace, batch: Batch) -> Mask:
 
 def _follows_merge(batch: Batch, classes: Classes, merging: Mask) -> Mask:
     """Whether the page at the derived address is of the same class, earlier, and merges."""
-    order = batch.by_address(np.ones(len(batch), np.bool_))
+    order = batch.in_order()
     vpns = batch.vpn[order]
     page = order[np.minimum(np.searchsorted(vpns, batch.derived), len(vpns) - 1)]
     follows: Mask = (batch.vpn[page] == batch.derived) & (batch.derived < batch.vpn)
@@ -173,10 +169,10 @@ def _passed_stale(
 ) -> Numbers:
     """The slots of stale descriptors that a page of a decided group passes by: those newer than the
     oldest descriptor that a page merges with, or all, if a page is tracked."""
-    oldest = np.full(len(undecided), _NEWEST)
+    oldest = np.full(len(undecided), NEWER_THAN_ALL)
     np.minimum.at(oldest, classes.group[classes.has_pages], classes.slot[classes.has_pages])
     oldest[group[pages.tracked]] = -1
-    oldest[undecided] = _NEWEST
+    oldest[undecided] = NEWER_THAN_ALL
     stale: Numbers = descriptors.slot[~descriptors.live]
     passed: Numbers = stale[stale > oldest[descriptors.group[~descriptors.live]]]
     return passed

@@ -12,10 +12,9 @@ from typing import Final
 import numpy as np
 
 from dksmfs.kernel.content.xxh64 import Checksums, Hashes, checksums_of
-from dksmfs.kernel.dksm.batch import starts
 from dksmfs.kernel.dksm.engine import Dksm
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.selection import distinct
+from dksmfs.kernel.selection import distinct, starts
 from dksmfs.kernel.units import Mask, Numbers, Pfns
 
 _LONG: Final = 64  # descriptors that make a chain worth keeping

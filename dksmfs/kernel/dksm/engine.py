@@ -35,7 +35,7 @@ from dksmfs.kernel.dksm.walk import Walk
 from dksmfs.kernel.errors import kernel_error
 from dksmfs.kernel.memory.address_space import AddressSpace, Memory
 from dksmfs.kernel.memory.entries import ACCESSED, PRESENT, PROTNONE, Flags
-from dksmfs.kernel.memory.frames import home_pgoff
+from dksmfs.kernel.memory.frames import Frames, home_pgoff
 from dksmfs.kernel.memory.vma import Kind, Vma
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.selection import compact
@@ -157,13 +157,9 @@ class Dksm:
 
     def _replace(self, mm: AddressSpace, vma: Vma, pfn: Pfn, flags: int, target: Pfn) -> bool:
         """Make the entry at the address derived from frame `pfn` point to `target`, if that entry
-        is `pfn` and `flags` (page_address_in_vma, pte_same)."""
-        place = self.frames.home(pfn)
-        pgoff = None if vma.anon_vma is None else home_pgoff(place, vma.anon_vma.root)
-        if pgoff is None:
-            return False
-        vpn = Vpn(vma.start + pgoff - vma.pgoff)
-        if not vma.start <= vpn < vma.end or mm.tables.entry(vpn) != (pfn, flags):
+        is `pfn` and `flags` (pte_same)."""
+        vpn = derived_vpn(self.frames, vma, pfn)
+        if vpn is None or mm.tables.entry(vpn) != (pfn, flags):
             return False
         self.merge(mm, np.array([vpn]), np.array([pfn]), np.array([target]))
         return True
@@ -201,6 +197,15 @@ class Dksm:
                 len(self.table),
             )
             assert counters == (0, 0, 0, 0), "a stopped DKSM shows zeros"
+
+
+def derived_vpn(frames: Frames, vma: Vma, pfn: Pfn) -> Vpn | None:
+    """The virtual page of a mapping that DKSM derives from a frame (page_address_in_vma)."""
+    if vma.anon_vma is None:
+        return None
+    pgoff = home_pgoff(frames.home(pfn), vma.anon_vma.root)
+    vpn = None if pgoff is None else Vpn(vma.start + pgoff - vma.pgoff)
+    return vpn if vpn is not None and vma.start <= vpn < vma.end else None
 
 
 class MergeShortcut(ABC):

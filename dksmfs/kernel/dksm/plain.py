@@ -8,7 +8,7 @@ the descriptor that it found, and no other descriptor is looked at.
 
 import numpy as np
 
-from dksmfs.kernel.dksm.batch import Batch, Outcome, starts
+from dksmfs.kernel.dksm.batch import Batch, Outcome
 from dksmfs.kernel.dksm.engine import Dksm
 from dksmfs.kernel.dksm.table import NO_SLOT
 from dksmfs.kernel.memory.frames import Frames
@@ -17,8 +17,7 @@ from dksmfs.kernel.units import Mask, Pfns
 
 def decide_plain(dksm: Dksm, batch: Batch) -> Outcome:
     """Decide on the groups that are plain."""
-    begins = starts(batch.checksum)
-    first, group = np.flatnonzero(begins), np.cumsum(begins) - 1
+    first, group = batch.groups()
     slots = dksm.table.newest(batch.checksum[first])
     fresh = slots == NO_SLOT
     leads = np.zeros(len(batch), np.bool_)  # the first pages, where there is no descriptor
@@ -41,9 +40,7 @@ def _equal(frames: Frames, batch: Batch, target: Pfns, asked: Mask) -> Mask:
     """Whether each page of those asked for has the bytes of its target."""
     equal = np.zeros(len(batch), np.bool_)
     kept = frames.hashes.kept
-    differs = kept.known(target) & (
-        kept.hashes(target) != batch.hash
-    )  # though its checksum may not
+    differs = kept.known(target) & (kept.hashes(target) != batch.hash)  # in spite of its checksum
     asked &= ~differs & (frames.mapcounts(target) > 0)
     if asked.any():
         ask = batch.by_address(asked)  # so that adjacent pages are compared in one go

@@ -16,10 +16,12 @@ import numpy.typing as npt
 from dksmfs.kernel.content.xxh64 import Checksums
 from dksmfs.kernel.memory.version import Version
 from dksmfs.kernel.pausing import Work, finished
+from dksmfs.kernel.selection import starts
 from dksmfs.kernel.units import Mask, Numbers, Pfn, Pfns
 
 HASHTABLE_SIZE: Final = 4096  # buckets of the real table, as hashtable_size shows
 NO_SLOT: Final = -1
+NEWER_THAN_ALL: Final = 1 << 40  # than all slots
 
 _FEWEST_BITS: Final = 12  # of the number of a bucket
 _MOST_BITS: Final = 28
@@ -231,7 +233,7 @@ class Hashtable:
         return True
 
     def _add_many(self, keys: _Keys, pfns: Pfns) -> Mask:
-        new = _starts(keys)
+        new = starts(keys)
         first = np.flatnonzero(new)
         new[1:] |= pfns[1:] != pfns[:-1]
         known, known_slots = self._repeating(keys, pfns, first)
@@ -275,7 +277,7 @@ class Hashtable:
         self._next[here] = slots - 1
         self._pfn[here] = pfns
         self._highest_pfn = max(self._highest_pfn, int(pfns.max(initial=0)))
-        first = np.flatnonzero(_starts(keys))
+        first = np.flatnonzero(starts(keys))
         newest = np.append(first, len(keys))[1:] + (low - 1)
         self._link(slots[first], newest, keys[first])
         return slots
@@ -360,13 +362,6 @@ class Hashtable:
             counts = repeats.take(slots)
             written = np.flatnonzero(counts)
             self._repeats[fresh[written]] = counts[written]
-
-
-def _starts(keys: _Keys) -> Mask:
-    """Where another key begins."""
-    starts = np.ones(len(keys), np.bool_)
-    starts[1:] = keys[1:] != keys[:-1]
-    return starts
 
 
 def _sorted(keys: _Keys, numbers: Numbers) -> tuple[_Keys, Numbers]:

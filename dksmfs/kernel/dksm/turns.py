@@ -16,15 +16,14 @@ import numpy as np
 from dksmfs.kernel.dksm.batch import Batch
 from dksmfs.kernel.dksm.chains import Classes, has_entry
 from dksmfs.kernel.dksm.descriptors import Descriptors
-from dksmfs.kernel.dksm.engine import MERGED, Dksm
+from dksmfs.kernel.dksm.engine import MERGED, Dksm, derived_vpn
+from dksmfs.kernel.dksm.table import NEWER_THAN_ALL
 from dksmfs.kernel.memory.address_space import AddressSpace
-from dksmfs.kernel.memory.frames import home_pgoff
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.selection import distinct
 from dksmfs.kernel.units import Numbers, Pfn, Vpn
 
 _PAGES_AT_ONCE: Final = 128  # that take turns between pauses
-_FIRST_NEW: Final = 1 << 40  # the slot of the first new descriptor: it is newer than all
 
 Entry = tuple[Pfn, int]  # pfn and flags
 
@@ -106,20 +105,16 @@ class Turns:
             if vpn in self._changed:
                 entry = self._changed[vpn]
                 derived = self._derive(vpn, entry[0])
-                replaceable = derived >= 0 and self._at(derived) == entry
+                replaceable = derived is not None and self._at(derived) == entry
             elif derived in self._changed:
                 replaceable = self._changed[derived] == entry
             self._take_turn(position, entry, derived, replaceable=replaceable)
 
-    def _derive(self, vpn: Vpn, pfn: Pfn) -> Vpn:
-        """The virtual page derived from a frame that the page at `vpn` is mapped to; -1 if it is
-        not in the mapping."""
+    def _derive(self, vpn: Vpn, pfn: Pfn) -> Vpn | None:
+        """The virtual page derived from a frame that the page at `vpn` is mapped to."""
         vma = self._mm.vmas.at(vpn)
         assert vma is not None
-        assert vma.anon_vma is not None
-        pgoff = home_pgoff(self._frames.home(pfn), vma.anon_vma.root)
-        derived = Vpn(-1 if pgoff is None else vma.start + pgoff - vma.pgoff)
-        return derived if vma.start <= derived < vma.end else Vpn(-1)
+        return derived_vpn(self._frames, vma, pfn)
 
     def _at(self, vpn: Vpn) -> Entry:
         return self._changed.get(vpn) or self._mm.tables.entry(vpn)
@@ -136,7 +131,7 @@ class Turns:
             return
         self.failed += of_class.count
         self._pass_by(group, -1)
-        self._add(number, _FIRST_NEW + len(self._tracked), entry[0], 1)
+        self._add(number, NEWER_THAN_ALL + len(self._tracked), entry[0], 1)
         self._tracked.append((position, entry[0]))
 
     def _replace(self, group: int, of_class: _Class, vpn: Vpn, pfn: Pfn, target: Pfn) -> None:
@@ -158,10 +153,10 @@ class Turns:
         stale = self._stale.get(group)
         while stale and -stale[0] > slot:
             dropped = -heappop(stale)
-            if dropped < _FIRST_NEW:
+            if dropped < NEWER_THAN_ALL:
                 self._dropped.append(dropped)
             else:
-                self._tracked[dropped - _FIRST_NEW] = None
+                self._tracked[dropped - NEWER_THAN_ALL] = None
 
     def apply(self, dksm: Dksm) -> None:
         """Carry out what the turns have changed."""

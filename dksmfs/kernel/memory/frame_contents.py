@@ -126,7 +126,7 @@ class FrameContents:
 
     def rows(self, pfns: Pfns) -> Rows:
         """The bytes of the frames, a row each. Not to be written to."""
-        if self.scattered(pfns).all():
+        if len(pfns) >= _FEW_PAGES and self.scattered(pfns).all():
             return self.gathered(pfns)
         parts = self.by_content(pfns)
         if len(parts) == 1:
@@ -210,7 +210,7 @@ class FrameContents:
         """Whether each frame holds a page of a content of which few others hold pages, provided
         that there are many such frames."""
         none = np.zeros(len(pfns), np.bool_)
-        if isinstance(pfns, range) and self._line(pfns) is not None:
+        if len(pfns) < _FEW_PAGES or (isinstance(pfns, range) and self._line(pfns) is not None):
             return none
         _, number, counts = np.unique(self._numbers(pfns), return_inverse=True, return_counts=True)
         few: Mask = counts[number] < _FEW_PAGES

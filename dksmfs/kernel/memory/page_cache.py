@@ -1,6 +1,5 @@
 """Files in memory (tmpfs) and the memory behind shared anonymous mappings."""
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from dksmfs.kernel.content.content import Content
 from dksmfs.kernel.memory.frames import Frames
 from dksmfs.kernel.pausing import Work
-from dksmfs.kernel.selection import compact, numbers
+from dksmfs.kernel.selection import by_block, compact, numbers
 from dksmfs.kernel.units import Pfns, Pgoffs
 
 NO_PAGE: Final = -1
@@ -36,7 +35,7 @@ class File:
     def frames_of(self, indices: Pgoffs) -> Pfns:
         """The frame of each page, NO_PAGE for a hole; `indices` ascend."""
         found = np.full(len(indices), NO_PAGE)
-        for block, here in _by_block(indices):
+        for block, here in by_block(indices, _BLOCK):
             if block in self._blocks:
                 found[here] = self._blocks[block][indices[here] % _BLOCK]
         return found
@@ -57,7 +56,7 @@ class File:
         if len(holes):
             pfns[holes] = numbers(frames.allocate(len(holes)))
             frames.cache(pfns[holes])
-            for block, here in _by_block(indices):
+            for block, here in by_block(indices, _BLOCK):
                 kept = self._blocks.setdefault(block, np.full(_BLOCK, NO_PAGE))
                 kept[indices[here] % _BLOCK] = pfns[here]
         return pfns
@@ -69,12 +68,3 @@ class File:
             pfns = np.concatenate(blocks[::-1])
             frames.uncache(pfns[pfns != NO_PAGE])
             yield
-
-
-def _by_block(indices: Pgoffs) -> Iterator[tuple[int, slice]]:
-    """The blocks that ascending pages are in, each with the positions of its pages."""
-    blocks = indices // _BLOCK
-    starts = np.flatnonzero(np.diff(blocks, prepend=-1))
-    ends = np.append(starts, len(blocks))[1:]
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        yield int(blocks[start]), slice(start, end)

@@ -30,7 +30,7 @@ from dksmfs.kernel.memory.entries import (
     area_ranges,
     area_start,
 )
-from dksmfs.kernel.selection import compact, distinct, numbers
+from dksmfs.kernel.selection import by_block, compact, distinct, numbers
 from dksmfs.kernel.units import HUGE_PAGES, ZERO_PFN, Pfn, Pfns, Vpn, Vpns
 
 _SHORTEST_RUN: Final = 8  # pages that are worth one, where there was a table or another run
@@ -238,18 +238,15 @@ class PageTables:
         if len(vpns) >= _SHORTEST_RUN and (np.diff(vpns) == 1).all():
             self.store(Vpn(int(vpns[0])), compact(pfns), flags)
             return
-        areas = vpns // HUGE_PAGES
-        starts = np.flatnonzero(np.diff(areas, prepend=-1))
-        touched = areas[starts].tolist()
-        for first, last in _adjacent(touched):
+        touched = list(by_block(vpns, HUGE_PAGES))
+        for first, last in _adjacent([area for area, _ in touched]):
             self._open(first, last)
-        ends = [*starts[1:].tolist(), len(vpns)]
         where = vpns % HUGE_PAGES
-        for area, low, high in zip(touched, starts.tolist(), ends, strict=False):
+        for area, some in touched:
             table = self._parts[self._at(area * HUGE_PAGES)]
             assert isinstance(table, PageTable)
-            here = where[low:high]
-            table.pfn[here], table.flags[here] = pfns[low:high], flags
+            here = where[some]
+            table.pfn[here], table.flags[here] = pfns[some], flags
 
     def join(self, start: Vpn, end: Vpn) -> None:
         """Make one run of the range, all of which is present, if its entries are alike, and there

@@ -36,7 +36,7 @@ def test_what_is_written_during_an_advertisement_is_never_found_of_other_pages(f
         content = StoredContent(memory, stable=False)
         machine.mmap(pid, len(memory), address=AT, content=content)
         pauses = 0
-        for _ in machine.madvise_slices(pid, AT, len(memory), MERGEABLE):
+        for _ in machine.madvise.work(pid, AT, len(memory), MERGEABLE):
             if pauses == pause:
                 memory[: 64 * PAGE_SIZE] = other_page * 64
             pauses += 1
@@ -61,7 +61,7 @@ def test_zeros_merge_with_zeros_though_the_first_of_them_is_written_meanwhile() 
         content = StoredContent(memory, stable=False)
         machine.mmap(pid, len(memory), address=AT, content=content)
         pauses = 0
-        for _ in machine.madvise_slices(pid, AT, len(memory), MERGEABLE):
+        for _ in machine.madvise.work(pid, AT, len(memory), MERGEABLE):
             if pauses == pause:
                 memory[0] = 1
             pauses += 1
@@ -83,7 +83,7 @@ def test_a_look_changes_nothing_that_an_advertisement_knows() -> None:
         for pid in pids:
             machine.mmap(pid, 200 * PAGE_SIZE, address=AT, content=StoredContent(b"".join(pages)))
         machine.madvise(pids[0], AT, 100 * PAGE_SIZE, MERGEABLE)
-        for _ in machine.madvise_slices(pids[1], AT, 200 * PAGE_SIZE, MERGEABLE):
+        for _ in machine.madvise.work(pids[1], AT, 200 * PAGE_SIZE, MERGEABLE):
             before = machine.memory.frames.hashes.kept.known(range(1024)).tobytes()
             if looking:
                 seen = machine.page_contents(pids[0], AT, 200 * PAGE_SIZE)

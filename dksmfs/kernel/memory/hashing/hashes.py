@@ -121,8 +121,10 @@ class FrameHashes:
         return hashes, twins
 
     def know_zero_page(self) -> None:
-        """Hash the kernel's zero page, which is never written."""
-        finished(self.examine(np.array([ZERO_PFN])))
+        """Hash the kernel's zero page, which is never written, if that was not done before."""
+        zero = np.array([ZERO_PFN])
+        if not self.kept.known(zero)[0]:
+            finished(self.examine(zero))
 
     def hash_each(self, question: Question, left: Selection) -> Work[None]:
         """Hash the frames at the positions `left`."""

@@ -7,7 +7,7 @@ the bytes of the first one.
 import numpy as np
 
 from dksmfs.kernel.content.stored import StoredContent
-from dksmfs.kernel.memory.hashing.hashes import FrameHashes, HashShortcut, Question, without
+from dksmfs.kernel.memory.hashing.hashes import HashShortcut, Question, without
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.selection import Selection, numbers, part
 from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers
@@ -15,10 +15,6 @@ from dksmfs.kernel.units import ZERO_PFN, Mask, Numbers
 
 class Repetitions(HashShortcut):
     """For stored pages; of those that a client may still write, for zeros only."""
-
-    def __init__(self, hashes: FrameHashes) -> None:
-        super().__init__(hashes)
-        hashes.know_zero_page()
 
     def find(self, question: Question, left: Selection) -> Work[Selection]:
         contents, found = self.hashes.contents, np.zeros(len(left), np.bool_)
@@ -48,5 +44,6 @@ class Repetitions(HashShortcut):
         zeros = yield from content.runs_of_zeros(indices)
         found = np.zeros(len(positions), np.bool_)
         found[zeros] = True
+        self.hashes.know_zero_page()
         question.has_twins(positions[zeros], np.full(len(zeros), ZERO_PFN))
         return found

@@ -1,25 +1,13 @@
 """Pages whose hash is computed."""
 
 import pytest
-from hypothesis import given, settings
 
 from dksmfs.kernel.content.described import parse_content
 from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.memory.hashing.computed import Computed
-from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
-    Program,
-    compare_with_page_by_page,
     pages_done,
-    programs,
-    short_contents,
 )
-
-
-@settings(programs_profile(), max_examples=15)
-@given(programs(short_contents, most=8))
-def test_formulas_alone(program: Program) -> None:
-    compare_with_page_by_page(program, 32, Computed, Batches)
 
 
 @pytest.mark.parametrize(

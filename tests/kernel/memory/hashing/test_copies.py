@@ -4,7 +4,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
@@ -13,23 +12,13 @@ from dksmfs.kernel.memory.hashing.copies import Copies
 from dksmfs.kernel.memory.hashing.hashes import FrameHashes, Question
 from dksmfs.kernel.pausing import Work
 from dksmfs.kernel.selection import Selection
-from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
     Program,
-    compare_with_page_by_page,
     counted,
     pages_done,
-    programs,
     run,
-    short_contents,
     small_thresholds,
 )
-
-
-@settings(programs_profile(), max_examples=15)
-@given(programs(short_contents, most=8))
-def test_copies_alone(program: Program) -> None:
-    compare_with_page_by_page(program, 32, Copies, Batches)
 
 
 @pytest.mark.parametrize(("distance", "hashed"), [(0, 16), (500, 128)])

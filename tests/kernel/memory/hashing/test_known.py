@@ -1,27 +1,16 @@
 """Pages whose hash was found before."""
 
 import numpy as np
-from hypothesis import given, settings
 
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.memory.hashing.known import Known
 from dksmfs.kernel.units import PAGE_SIZE
-from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
     Program,
-    compare_with_page_by_page,
     counted,
     pages_done,
-    programs,
-    short_contents,
 )
-
-
-@settings(programs_profile(), max_examples=15)
-@given(programs(short_contents, most=8))
-def test_known_alone(program: Program) -> None:
-    compare_with_page_by_page(program, 32, Known, Batches)
 
 
 def test_pages_are_hashed_once_until_they_are_written() -> None:

@@ -2,27 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 
 from dksmfs.kernel.content.stored import StoredContent
 from dksmfs.kernel.dksm.batches import Batches
 from dksmfs.kernel.memory.hashing.repetitions import Repetitions
 from dksmfs.kernel.units import PAGE_SIZE
-from tests.kernel.conftest import programs_profile
 from tests.kernel.programs import (
     Program,
-    compare_with_page_by_page,
     counted,
     pages_done,
-    programs,
-    short_contents,
 )
-
-
-@settings(programs_profile(), max_examples=15)
-@given(programs(short_contents, most=8))
-def test_repetitions_alone(program: Program) -> None:
-    compare_with_page_by_page(program, 32, Repetitions, Batches)
 
 
 def test_of_a_row_of_equal_pages_the_first_is_hashed() -> None:
